@@ -1,0 +1,1 @@
+"""Composition and validation of a run's configuration; imports no torch."""
