@@ -1,0 +1,207 @@
+"""One run folder in MLflow: everything once, however often and wherever from it is sent."""
+
+import shutil
+
+import pytest
+
+from vmamba import track
+from vmamba.config.errors import UserError
+from vmamba.tracking import describe, store
+from vmamba.tracking.atomic import read_json
+from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.mlflow_view import View
+
+COUNT = "select count(*) from metrics"
+VALUES = 30 + 30 + 3 + 4  # loss, lr, val/acc1; final/val_acc1, best/val_acc1, best/epoch, result/images_per_s
+
+
+def sync(folder, *words):
+    return track.main(["sync", str(folder.path), *words])
+
+
+def test_everything_arrives_once(outputs, make_run, query, capsys):
+    folder, database = make_run(outputs / "a"), outputs / "mlflow.db"
+    assert sync(folder) == 0
+    assert f"{VALUES} new values" in capsys.readouterr().out
+    assert sync(folder) == 0
+    assert "0 new values" in capsys.readouterr().out
+    assert query(database, COUNT) == [(VALUES,)]
+    assert query(database, "select name, status from runs") == [("a", "FINISHED")]
+
+    first, last = folder.read_status()["started"], folder.read_status()["ended"]
+    assert query(database, "select start_time, end_time from runs") == [(int(first * 1000), int(last * 1000))]
+    times = query(database, "select timestamp from metrics where key = 'train/loss' order by step")
+    assert [t for (t,) in times] == [int(record["time"] * 1000) for record in folder.records()]
+
+    tags = dict(query(database, "select key, value from tags"))
+    wanted = {"model": "nano", "task": "cls", "forward_type": "v05", "norm": "ln2d", "scan": "auto", "data": "digits"}
+    wanted |= {"seed": "3", "git_commit": "c0ffee", "git_dirty": "True", "run_folder": str(folder.path)}
+    assert wanted.items() <= tags.items()
+    params = dict(query(database, "select key, value from params"))
+    assert params["overrides"] == "model=nano seed=3" and params["model.depths"] == "[1, 2]"
+    assert len(params["forward_type.use"]) == 500 and params["forward_type.use"].endswith(describe.CUT)
+
+    stored = {path.name for path in (outputs / "mlartifacts").rglob("*") if path.is_file()}
+    assert stored == {"config.yaml", "overrides.yaml", "manifest.json", "result.json", "status.json", "best.pt"}
+
+
+def test_checkpoint_stays_out_if_so_configured(outputs, make_run):
+    assert sync(make_run(outputs / "a", log_checkpoint=False)) == 0
+    assert not list((outputs / "mlartifacts").rglob("best.pt"))
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_killed_between_sending_and_noting(outputs, make_run, query, when):
+    folder, database = make_run(outputs / "a"), outputs / "mlflow.db"
+    view = View(folder, store.uri_of(folder, describe.config_of(folder))).open()
+    send = view.client.log_batch
+
+    def die(*words, **named):
+        if when == "after":
+            send(*words, **named)
+        raise KeyboardInterrupt
+
+    view.client.log_batch = die
+    view._told_of_manifest = True
+    with pytest.raises(KeyboardInterrupt):
+        view.deliver()
+    assert query(database, COUNT) == [(63 if when == "after" else 0,)]
+    assert sync(folder) == 0
+    assert query(database, COUNT) == [(VALUES,)]
+    assert query(database, "select count(*) from runs") == [(1,)]
+
+
+def test_lost_notes_and_moved_folder_find_the_run_again(outputs, make_run, query, tmp_path):
+    folder, database = make_run(outputs / "a"), outputs / "mlflow.db"
+    assert sync(folder) == 0
+    folder.mlflow.unlink()
+    shutil.move(folder.path, tmp_path / "elsewhere")
+    assert sync(RunFolder(tmp_path / "elsewhere")) == 0
+    assert query(database, COUNT) == [(VALUES,)]
+    assert query(database, "select count(*) from runs") == [(1,)]
+
+
+def test_second_store_and_back(outputs, make_run, query, empty_store):
+    folder, other = make_run(outputs / "a"), outputs / "other.db"
+    shutil.copy(empty_store, other)
+    for uri in (f"sqlite:///{other}", f"sqlite:///{outputs / 'mlflow.db'}", f"sqlite:///{other}"):
+        assert sync(folder, "--uri", uri) == 0
+    assert query(other, COUNT) == query(outputs / "mlflow.db", COUNT) == [(VALUES,)]
+
+
+def test_growing_and_resumed_run(outputs, make_run, query):
+    """Steps repeated after a resume are kept once, new ones are added, the status follows."""
+    folder, database = make_run(outputs / "a", state="failed"), outputs / "mlflow.db"
+    assert sync(folder) == 0
+    assert query(database, "select status from runs") == [("FAILED",)]
+    folder.write_status("running")
+    with folder.writer(resume_step=20) as writer:
+        for step in range(21, 41):
+            writer.log(step, step / 10, {"train/loss": 9.0})
+    view = View(folder, f"sqlite:///{database}").open()
+    assert query(database, "select status from runs") == [("RUNNING",)]
+    assert view.deliver() == 10
+    folder.write_status("finished")
+    view.close()
+    rows = query(database, "select step from metrics where key = 'train/loss' order by step")
+    assert rows == [(step,) for step in range(1, 41)]
+    assert query(database, "select status from runs") == [("FINISHED",)]
+
+
+def test_only_whole_lines_and_only_new_ones_are_read(outputs, make_run):
+    folder = make_run(outputs / "a", steps=0, state="running")
+    view = View(folder, f"sqlite:///{outputs / 'mlflow.db'}").open()
+    line = '{"step": 1, "epoch": 0.1, "time": 1700000000.5, "metrics": {"x": "nan", "odd?key": 2}}\n'
+    folder.metrics.write_text(line[:30])
+    assert view.deliver() == 0
+    folder.metrics.write_text(line + "not json\n" + line.replace('"step": 1', '"step": 2') + line[:9])
+    assert view.deliver() == 4
+    assert view.deliver() == 0
+
+
+def test_many_records_go_in_large_batches(outputs, make_run, query):
+    folder = make_run(outputs / "a", steps=1700, state="running")
+    view = View(folder, f"sqlite:///{outputs / 'mlflow.db'}").open()
+    sizes, send = [], view.client.log_batch
+
+    def count(run_id, metrics=(), **named):
+        sizes.append(len(metrics))
+        send(run_id, metrics=metrics, **named)
+
+    view.client.log_batch = count
+    assert view.deliver() == 1700 * 2 + 170
+    assert max(sizes) <= 1000 and len([size for size in sizes if size]) <= 5
+    assert query(outputs / "mlflow.db", COUNT) == [(1700 * 2 + 170,)]
+
+
+def test_changed_params_of_a_resume_become_a_tag(outputs, make_run, query):
+    folder = make_run(outputs / "a")
+    assert sync(folder) == 0
+    folder.config.write_text(folder.config.read_text().replace("seed: 3", "seed: 4"))
+    assert sync(folder) == 0
+    tags = dict(query(outputs / "mlflow.db", "select key, value from tags"))
+    assert tags["changed_on_resume"] == "seed: 3 -> 4"
+
+
+def test_run_deleted_in_the_store_is_made_again(outputs, make_run, query):
+    folder = make_run(outputs / "a")
+    assert sync(folder) == 0
+    view = View(folder, f"sqlite:///{outputs / 'mlflow.db'}").open()
+    view.client.delete_run(view.run_id)
+    assert sync(folder) == 0
+    assert query(outputs / "mlflow.db", "select lifecycle_stage, count(*) from runs group by 1") == [
+        ("active", 1),
+        ("deleted", 1),
+    ]
+
+
+def test_sync_of_a_dead_runs_folder_says_killed(outputs, make_run, query):
+    folder = make_run(outputs / "a", state="running")
+    status = read_json(folder.status)
+    folder.status.write_text(folder.status.read_text().replace(f'"pid": {status["pid"]}', '"pid": 4194399'))
+    assert sync(folder) == 0
+    assert query(outputs / "mlflow.db", "select status from runs") == [("KILLED",)]
+    assert folder.read_status()["state"] == "killed" and folder.curves.is_file()
+
+
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [("./mlruns", "sqlite:////absolute"), ("ftp://x", "ftp://x"), ("http://127.0.0.1:9", "no MLflow server answers")],
+)
+def test_bad_uri_is_one_line_and_code_2(outputs, make_run, capsys, uri, words):
+    assert sync(make_run(outputs / "a"), "--uri", uri) == 2
+    message = capsys.readouterr().err
+    assert words in message and message.count("\n") == 1
+
+
+def test_bad_folders_are_named_and_the_good_one_is_delivered(outputs, make_run, capsys, tmp_path):
+    good = make_run(outputs / "a")
+    assert track.main(["sync", str(tmp_path / "nowhere"), str(tmp_path), str(good.path)]) == 2
+    said = capsys.readouterr()
+    assert "nowhere: no such folder" in said.err and "not a run folder" in said.err
+    assert f"{VALUES} new values" in said.out
+
+
+@pytest.mark.parametrize(("words", "said"), [(["nope"], "sync"), (["sync"], "FOLDER"), ([], "sync")])
+def test_unknown_commands_are_one_line_and_code_2(capsys, words, said):
+    with pytest.raises(SystemExit) as caught:
+        track.main(words)
+    message = capsys.readouterr().err
+    assert caught.value.code == 2 and said in message and message.count("\n") == 1
+
+
+def test_ui_without_a_store(tmp_path, capsys):
+    assert track.main(["ui", str(tmp_path)]) == 2
+    assert "no store there yet" in capsys.readouterr().err
+
+
+def test_default_store_lies_in_the_outputs_folder(tmp_path):
+    folder = RunFolder(tmp_path / "outputs" / "sweep" / "0")
+    folder.path.mkdir(parents=True)
+    config = {"outputs": str(tmp_path / "outputs")}
+    assert store.uri_of(folder, config) == f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    assert store.uri_of(folder, {"outputs": "/not/here"}) == f"sqlite:///{folder.path.parent}/mlflow.db"
+    config["tracking"] = {"uri": "sqlite:///mine.db"}
+    assert store.uri_of(folder, config) == f"sqlite:///{tmp_path}/outputs/mine.db"
+    with pytest.raises(UserError, match="folder store is closed"):
+        store.absolute("mlruns", tmp_path)

@@ -1,0 +1,114 @@
+"""``python -m vmamba.track``: run folders into MLflow, and looking at them.
+
+sync FOLDER... [--uri URI]   deliver run folders (again): what is in the store already is not sent twice
+ui [OUTPUTS] [--port PORT]   MLflow's pages on the store of an outputs folder, for this machine only
+"""
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+
+from vmamba.config.errors import UserError
+from vmamba.tracking import feeder
+from vmamba.tracking.describe import config_of
+from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.mlflow_view import View
+from vmamba.tracking.store import NotDelivered, absolute, locked, one_line, quiet, sqlite_path, uri_of
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand; returns the exit code (2 for a mistake or a store that cannot be reached)."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except (UserError, NotDelivered) as error:
+        print(f"vmamba track: {error}", file=sys.stderr)
+        return 2
+
+
+def sync(folders: list[Path], uri: str | None = None) -> int:
+    """Delivers each folder and prints one line about it; goes on after a failure. Returns 0, or 2 if one failed."""
+    code = 0
+    for path in folders:
+        try:
+            print(_sync_one(RunFolder(path), uri), flush=True)
+        except (UserError, NotDelivered) as error:
+            print(f"vmamba track: {error}", file=sys.stderr)
+            code = 2
+    return code
+
+
+def _sync_one(folder: RunFolder, given: str | None) -> str:
+    if not folder.path.is_dir():
+        raise UserError(f"{folder.path}: no such folder; name run folders, e.g. outputs/2026-01-31_12-00-00-cls-nano")
+    if not folder.metrics.is_file() and not folder.result.is_file():
+        raise UserError(f"{folder.path}: not a run folder (it has neither metrics.jsonl nor result.json)")
+    uri = uri_of(folder, config_of(folder), given)
+    try:
+        with locked(folder.path / ".feeder.lock", seconds=1.0):
+            feeder.settle(folder)
+            view = View(folder, uri).open()
+            sent = view.close()
+            feeder.note(folder, True, f"MLflow: {view.where()}")
+    except NotDelivered as error:
+        if "is held by" in str(error):
+            return f"{folder.name}: its own feeder is delivering it right now; nothing to do"
+        raise
+    except OSError as error:
+        raise NotDelivered(f"{folder.path}: {one_line(error)}") from error
+    return f"{folder.name}: {sent} new values; {view.where()}"
+
+
+def ui(outputs: Path, uri: str | None, port: int) -> int:
+    """Becomes ``mlflow ui`` on 127.0.0.1 (it has no password: keep it there) with one worker and no job runner."""
+    uri = absolute(uri, Path.cwd()) if uri else f"sqlite:///{outputs.resolve() / 'mlflow.db'}"
+    path = sqlite_path(uri)
+    if path is None and uri.startswith("http"):
+        raise UserError(f"{uri} is a server already: open it in a browser")
+    if path is not None and not path.is_file():
+        raise UserError(f"{path}: no store there yet; run something first, or name another outputs folder")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(f"port {port} is taken ({error.strerror}): choose another with --port") from error
+    root = path.parent / "mlartifacts" if path else outputs.resolve() / "mlartifacts"
+    print(f"MLflow on {uri}: http://127.0.0.1:{port} (about ten seconds to start, Ctrl-C ends it)", flush=True)
+    quiet()
+    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    command = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root", str(root)]
+    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, [sys.executable, *command, *place])
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"vmamba track: {message}; see --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m vmamba.track", description="Run folders into MLflow, and looking at them.")
+    commands = parser.add_subparsers(required=True, metavar="{sync,ui}", dest="command")
+    one = commands.add_parser("sync", help="deliver run folders to MLflow (again); nothing is stored twice")
+    one.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run folder")
+    one.add_argument("--uri", help="another store than the run's own: http://host:port or sqlite:///file.db")
+    one.set_defaults(run=lambda given: sync(given.folders, given.uri))
+    two = commands.add_parser("ui", help="MLflow's pages on the store of an outputs folder, on 127.0.0.1")
+    two.add_argument("outputs", nargs="?", type=Path, default=Path("outputs"), help="default: %(default)s")
+    two.add_argument("--uri", help="another store than the folder's mlflow.db")
+    two.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+    two.set_defaults(run=lambda given: ui(given.outputs, given.uri, given.port))
+    three = commands.add_parser("follow", help="the process a run starts to feed MLflow")
+    three.add_argument("folder", type=Path)
+    three.add_argument("--parent", type=int, default=os.getppid())
+    three.set_defaults(run=lambda given: feeder.follow(RunFolder(given.folder), given.parent))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

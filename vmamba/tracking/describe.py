@@ -1,0 +1,102 @@
+"""What MLflow is told of a run besides its curves: params, tags and final numbers, taken from the run folder."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vmamba.config.errors import UserError
+from vmamba.tracking.atomic import read_json
+from vmamba.tracking.folder import RunFolder
+
+LONGEST = 500
+CUT = "… (cut; whole in config.yaml)"
+STATES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+
+
+def config_of(folder: RunFolder) -> dict:
+    """The resolved configuration of a run folder; empty if it has none."""
+    return _yaml(folder.config, dict) or {}
+
+
+def params(folder: RunFolder) -> dict[str, str]:
+    """The overrides as one param and every key of the configuration as another ("model.depths": "[2, 2, 5, 2]")."""
+    found = {"overrides": " ".join(_yaml(folder.overrides, list) or []) or "(none)"}
+    found |= {key_name(name): _text(value) for name, value in flat(config_of(folder)).items()}
+    return {
+        name: value if len(value) <= LONGEST else value[: LONGEST - len(CUT)] + CUT for name, value in found.items()
+    }
+
+
+def tags(folder: RunFolder) -> dict[str, str]:
+    """What runs are searched and grouped by. The git entries come with the manifest."""
+    config, manifest = config_of(folder), read_json(folder.manifest)
+    git = manifest.get("git") or {}
+    hardware = manifest.get("hardware") or {}
+    named = {
+        group: (config.get(group) or {}).get("name")
+        for group in ("model", "task", "forward_type", "norm", "data", "recipe")
+    }
+    found = {
+        **named,
+        "scan": (config.get("scan") or {}).get("backend"),
+        "seed": config.get("seed"),
+        "mode": config.get("mode"),
+        "run_folder": str(folder.path),
+        "git_commit": git.get("commit"),
+        "git_dirty": git.get("dirty"),
+        "mlflow.source.git.commit": git.get("commit"),
+        "mlflow.source.name": "vmamba.run",
+        "mlflow.source.type": "LOCAL",
+        "device": (hardware.get("gpus") or [hardware.get("cpu")])[0],
+        "host": hardware.get("host"),
+        "error": folder.read_status().get("error"),
+        **((config.get("tracking") or {}).get("tags") or {}),
+    }
+    return {key_name(name): _text(value)[:5000] for name, value in found.items() if value is not None}
+
+
+def final_metrics(folder: RunFolder) -> dict[str, float]:
+    """The numbers of ``result.json``: "final/val_acc1", "best/val_acc1", "result/images_per_s"."""
+    found = {}
+    for name, value in read_json(folder.result).items():
+        group = {name: value} if not isinstance(value, dict) else flat(value)
+        prefix = name if isinstance(value, dict) else "result"
+        for key, number in group.items():
+            if (isinstance(number, int | float) and not isinstance(number, bool)) or number in ("nan", "inf", "-inf"):
+                found[key_name(f"{prefix}/{key.replace('/', '_')}")] = float(number)
+    return found
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """A nested dictionary with dotted keys; empty ones and lists stay values."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
+
+
+def key_name(name: str) -> str:
+    """``name`` in the characters MLflow allows in a key, at most 250 of them."""
+    return re.sub(r"[^\w./ :-]", "_", str(name))[:250]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value) if isinstance(value, list | dict) else str(value)
+
+
+def _yaml(path: Path, kind: type) -> Any:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not readable as YAML ({str(error).splitlines()[0]})") from error
+    if value is not None and not isinstance(value, kind):
+        raise UserError(f"{path}: expected a {kind.__name__}, found a {type(value).__name__}")
+    return value

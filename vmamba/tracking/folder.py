@@ -1,0 +1,199 @@
+"""The run folder: every record of a run, written atomically. The truth that every view is made from.
+
+config.yaml  overrides.yaml  manifest.json  metrics.jsonl  result.json  status.json
+checkpoints/  curves.png  run.log  mlflow.json  feeder.log
+"""
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vmamba.config.errors import UserError
+from vmamba.tracking.atomic import no_space, plain, read_json, replacing, write_json, write_text
+
+STATES = ("running", "finished", "failed", "killed")
+SYNC_SECONDS = 5.0
+
+
+class RunFolder:
+    """Paths and writers of one run folder. Making the object touches nothing; ``create`` makes the folder."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path).absolute()
+        self.config = self.path / "config.yaml"
+        self.overrides = self.path / "overrides.yaml"
+        self.manifest = self.path / "manifest.json"
+        self.metrics = self.path / "metrics.jsonl"
+        self.result = self.path / "result.json"
+        self.status = self.path / "status.json"
+        self.checkpoints = self.path / "checkpoints"
+        self.curves = self.path / "curves.png"
+        self.log = self.path / "run.log"
+        self.mlflow = self.path / "mlflow.json"
+        self.feeder_log = self.path / "feeder.log"
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def name(self) -> str:
+        """The run's name: the path below the outputs folder's usual place, "sweep-x/3" for a job of a sweep."""
+        parent = self.path.parent.name
+        return f"{parent}/{self.path.name}" if self.path.name.isdigit() else self.path.name
+
+    @property
+    def uid(self) -> str:
+        """The run's identity, the same after a copy or a move and in every store; made on first use."""
+        status = read_json(self.status)
+        if "uid" not in status:
+            status["uid"] = uuid.uuid4().hex
+            write_json(self.status, status)
+        return status["uid"]
+
+    def create(self) -> "RunFolder":
+        """Makes the folder (an existing one is taken over, for a resume) and clears away half-written files."""
+        with no_space(self.path):
+            try:
+                self.checkpoints.mkdir(parents=True, exist_ok=True)
+            except (FileExistsError, NotADirectoryError) as error:
+                raise UserError(
+                    f"{self.path}: a file is in the way of the run folder; choose another folder"
+                ) from error
+            except PermissionError as error:
+                raise UserError(f"{self.path}: no permission to write there; choose outputs=/another/folder") from error
+        for folder in (self.path, self.checkpoints):
+            for left_over in folder.glob(".*.tmp"):
+                left_over.unlink(missing_ok=True)
+        _ = self.uid
+        return self
+
+    def write_config(self, cfg: Any, overrides: Iterable[str] = ()) -> None:
+        """Writes ``cfg`` (an OmegaConf config, resolved here; Hydra's own node left out) and the words that made it."""
+        from omegaconf import OmegaConf
+
+        values = OmegaConf.to_container(OmegaConf.create(cfg), resolve=True, enum_to_str=True)
+        values.pop("hydra", None)
+        write_text(self.config, OmegaConf.to_yaml(OmegaConf.create(plain(values))))
+        write_text(self.overrides, OmegaConf.to_yaml(OmegaConf.create([str(word) for word in overrides])))
+
+    def write_manifest(self, manifest: dict) -> None:
+        """Writes what the run ran on: see ``manifest.collect``."""
+        write_json(self.manifest, manifest)
+
+    def write_result(self, result: dict) -> None:
+        """Writes final and best metrics, wall time (s), images/s and parameter count."""
+        write_json(self.result, result)
+
+    def write_status(self, state: str, **info: Any) -> None:
+        """Writes how the run stands: one of ``STATES``, with what the caller has to say (``error="…"``).
+
+        ``running`` notes process, host and start time; every other state keeps them and notes the end.
+        """
+        if state not in STATES:
+            raise ValueError(f"state {state!r}: choose from {', '.join(STATES)}")
+        now, old = time.time(), read_json(self.status)
+        kept = {key: old[key] for key in ("uid", "created", "started", "pid", "host") if key in old}
+        status = {"state": state, "uid": uuid.uuid4().hex, "created": now} | kept
+        if state == "running":
+            status |= {"started": now, "pid": os.getpid(), "host": socket.gethostname()}
+        else:
+            status["ended"] = now
+        write_json(self.status, status | info)
+
+    def read_status(self) -> dict:
+        """The content of ``status.json``, empty if there is none."""
+        return read_json(self.status)
+
+    def writer(self, resume_step: int | None = None) -> "MetricsWriter":
+        """The writer of ``metrics.jsonl``; see ``MetricsWriter``."""
+        return MetricsWriter(self.metrics, resume_step)
+
+    def records(self) -> Iterator[dict]:
+        """The records of ``metrics.jsonl`` in order; see ``read_records``."""
+        return read_records(self.metrics)
+
+
+class MetricsWriter:
+    """Appends records to ``metrics.jsonl``, one JSON line each, readable by others at once.
+
+    ``resume_step``: the step of the checkpoint gone on from; records of later steps, and a half-written last line, are
+    dropped first, so that no step is in the file twice. None keeps every whole line.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None):
+        self.path = Path(path)
+        self._repair(resume_step)
+        self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
+        self._synced = time.monotonic()
+
+    def log(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
+        """One record. ``step``: optimizer steps done; ``epoch``: epochs done (fraction); values: plain numbers."""
+        values = {name: float(value) for name, value in metrics.items()}
+        record = {"step": int(step), "epoch": float(epoch), "time": time.time(), "metrics": values}
+        with no_space(self.path):
+            self._file.write(json.dumps(plain(record), allow_nan=False) + "\n")
+            self._file.flush()
+            if time.monotonic() - self._synced > SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced = time.monotonic()
+
+    def close(self) -> None:
+        """Syncs and closes the file; may be called twice."""
+        if self._file.closed:
+            return
+        with no_space(self.path):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def __enter__(self) -> "MetricsWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _repair(self, resume_step: int | None) -> None:
+        if not self.path.is_file():
+            return
+        lines = self.path.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if _keep(line, resume_step)]
+        if kept != lines:
+            with replacing(self.path) as temp:
+                temp.write_bytes(b"".join(kept))
+
+
+def read_records(path: Path) -> Iterator[dict]:
+    """The records of a ``metrics.jsonl``: step, epoch, time (s since 1970), metrics (floats, NaN and inf included).
+
+    A missing file has none; lines that are not whole records are passed over.
+    """
+    if not path.is_file():
+        return
+    with open(path, "rb") as file:
+        for line in file:
+            record = parse(line)
+            if record is not None:
+                yield record
+
+
+def parse(line: bytes) -> dict | None:
+    """One line as a record, or None if it is not a whole one."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = json.loads(line)
+        record["metrics"] = {name: float(value) for name, value in record["metrics"].items()}
+        record |= {"step": int(record["step"]), "epoch": float(record["epoch"]), "time": float(record["time"])}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return record
+
+
+def _keep(line: bytes, resume_step: int | None) -> bool:
+    record = parse(line)
+    return record is not None and (resume_step is None or record["step"] <= resume_step)
