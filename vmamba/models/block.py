@@ -1,0 +1,53 @@
+"""A residual block, and a stage of them with the downsampling that follows."""
+
+from timm.layers import DropPath
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vmamba.models.layers import Mlp, channel_first, make_norm
+from vmamba.models.ss2d import SS2D
+
+
+class Block(nn.Module):
+    """x + SS2D(norm(x)), then x + MLP(norm2(x)); each branch only if ``scan`` / ``mlp`` ask for it.
+
+    Layout of input and output: that of ``norm``. ``scan``: the fields of ``SS2D`` but ``first``.
+    """
+
+    def __init__(
+        self, channels: int, *, norm: str, mlp: str, mlp_ratio: float, mlp_act: str, drop_path: float, scan: dict
+    ) -> None:
+        super().__init__()
+        first = channel_first(norm)
+        self.has_scan, self.has_mlp = scan["ssm_ratio"] > 0, mlp != "none"
+        if self.has_scan:
+            self.norm = make_norm(norm, channels)
+            self.op = SS2D(channels, first=first, **scan)
+        if self.has_mlp:
+            self.norm2 = make_norm(norm, channels)
+            self.mlp = Mlp(channels, int(mlp_ratio * channels), mlp_act, gated=mlp == "gmlp", first=first)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.has_scan:
+            x = x + self.drop_path(self.op(self.norm(x)))
+        if self.has_mlp:
+            x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+class Stage(nn.Module):
+    """The blocks of one width; ``downsample`` leads to the next and is called apart, so features can be taken."""
+
+    def __init__(self, blocks: list[Block], downsample: nn.Module) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*blocks)
+        self.downsample = downsample
+        self.grad_checkpointing = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The features of this stage, before its downsampling."""
+        recompute = self.grad_checkpointing and self.training
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        return x

@@ -1,0 +1,128 @@
+"""Small modules in both layouts: channel-last (B, H, W, C) for norm=ln, channel-first (B, C, H, W) for ln2d and bn.
+
+Weights have the same names and shapes in either layout, so one checkpoint serves both.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
+
+
+def channel_first(norm: str) -> bool:
+    """Whether a network with this norm keeps its features as (B, C, H, W)."""
+    return norm != "ln"
+
+
+def activation(name: str) -> nn.Module:
+    """The activation ``name``: silu, gelu (exact erf form), relu or sigmoid."""
+    return ACTIVATIONS[name]()
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """LayerNorm over the channels of (B, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Linear2d(nn.Linear):
+    """A linear map of the channels of (B, C, H, W); the weight is (out, in), as a Linear's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class Permute(nn.Module):
+    """Transposes between the layouts; ``dims`` as in ``Tensor.permute``."""
+
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(self.dims)
+
+
+def to_first(x: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B, C, H, W)."""
+    return x.permute(0, 3, 1, 2)
+
+
+def to_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H, W, C)."""
+    return x.permute(0, 2, 3, 1)
+
+
+def make_norm(kind: str, channels: int) -> nn.Module:
+    """The normalisation of a network with norm ``kind`` (ln, ln2d, bn), in its layout."""
+    if kind == "bn":
+        return nn.BatchNorm2d(channels)
+    return layer_norm(channels, channel_first(kind))
+
+
+def layer_norm(channels: int, first: bool) -> nn.LayerNorm:
+    """LayerNorm over the channels, eps 1e-5, in the layout ``first`` says."""
+    return LayerNorm2d(channels) if first else nn.LayerNorm(channels)
+
+
+def make_linear(first: bool) -> Callable[..., nn.Linear]:
+    """The class of linear maps in this layout."""
+    return Linear2d if first else nn.Linear
+
+
+class Mlp(nn.Module):
+    """act(x W1 + b1) W2 + b2; with ``gated``, half of the first map passes through act and multiplies the other half.
+
+    Input and output: (B, H, W, C), or (B, C, H, W) with ``first``.
+    """
+
+    def __init__(self, channels: int, hidden: int, act: str, *, gated: bool, first: bool) -> None:
+        super().__init__()
+        linear = make_linear(first)
+        self.gated = gated
+        self.axis = 1 if first else -1
+        self.fc1 = linear(channels, 2 * hidden if gated else hidden)
+        self.act = activation(act)
+        self.fc2 = linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.fc1(x)
+        if self.gated:
+            x, z = x.chunk(2, dim=self.axis)
+            return self.fc2(x * self.act(z))
+        return self.fc2(self.act(x))
+
+
+class SpatialSoftmax(nn.Module):
+    """Softmax over the H * W positions, for each channel."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = 2 if self.first else 1
+        flat = x.flatten(start, start + 1)
+        return torch.softmax(flat, dim=start).view(x.shape)
+
+
+def make_out_norm(kind: str, channels: int, first: bool) -> nn.Module:
+    """What follows the scan: ln, none, dwconv3, cnorm (ln then dwconv3), softmax (over positions) or sigmoid."""
+    if kind == "ln":
+        return layer_norm(channels, first)
+    if kind == "none":
+        return nn.Identity()
+    if kind == "softmax":
+        return SpatialSoftmax(first)
+    if kind == "sigmoid":
+        return nn.Sigmoid()
+    before = nn.Identity() if first else Permute(0, 3, 1, 2)
+    after = nn.Identity() if first else Permute(0, 2, 3, 1)
+    conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
+    if kind == "dwconv3":
+        return nn.Sequential(before, conv, after)
+    return nn.Sequential(layer_norm(channels, first), before, conv, after)

@@ -1,0 +1,152 @@
+"""The 2-D selective scan block of VMamba (arXiv 2401.10166, section 4.2).
+
+Shape suffixes: B batch, C width, D inner width (int(ssm_ratio C)), H, W map, L = H W, K = 4 routes, N state, R dt rank.
+The parameters of route k are x_proj_weight[k] (R + 2N, D), dt_projs_weight[k] (D, R), dt_projs_bias[k] (D), and rows
+k D .. (k + 1) D of A_logs (N) and Ds.
+"""
+
+from math import ceil
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vmamba.models.init import init_scan
+from vmamba.models.layers import activation, make_linear, make_out_norm, to_first, to_last
+from vmamba_ops import cross_merge, cross_scan, line_scan, selective_scan
+
+K = 4
+HALF = (torch.float16, torch.bfloat16)
+
+
+class SS2D(nn.Module):
+    """Input projection, depthwise convolution, scan along four routes, output norm, gate, output projection.
+
+    Input and output: (B, H, W, C), or (B, C, H, W) with ``first``. The fields are those of ``schema.Model`` (what is
+    computed) and ``schema.ForwardType`` (how); the latter change neither parameters nor the float32 result.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        first: bool,
+        d_state: int,
+        ssm_ratio: float,
+        dt_rank: int | None,
+        ssm_act: str,
+        conv: int,
+        conv_bias: bool,
+        gate: str,
+        out_norm: str,
+        out_act: bool,
+        routes: str,
+        init: str,
+        projection: str,
+        cross_scan: str,
+        scan_in: str,
+        scan_out: str,
+        sequential: bool,
+        backend: str,
+    ) -> None:
+        super().__init__()
+        inner, rank = int(ssm_ratio * channels), dt_rank or ceil(channels / 16)
+        self.first, self.inner, self.rank, self.d_state = first, inner, rank, d_state
+        self.gate, self.routes, self.projection, self.sequential = gate, routes, projection, sequential
+        self.scan_in, self.scan_out, self.backend = scan_in, scan_out, backend
+        # "auto" takes the Triton kernel where there is one, and plain torch on a CPU
+        self.cross_backend = "auto" if cross_scan == "triton" else "torch"
+        linear = make_linear(first)
+        self.in_proj = linear(channels, inner if gate == "none" else 2 * inner, bias=False)
+        self.conv2d = nn.Conv2d(inner, inner, conv, padding=conv // 2, groups=inner, bias=conv_bias) if conv else None
+        self.act = activation(ssm_act)
+        self.x_proj_weight = nn.Parameter(torch.empty(K, rank + 2 * d_state, inner))
+        self.dt_projs_weight = nn.Parameter(torch.empty(K, inner, rank))
+        self.dt_projs_bias = nn.Parameter(torch.empty(K, inner))
+        self.A_logs = nn.Parameter(torch.empty(K * inner, d_state))
+        self.Ds = nn.Parameter(torch.empty(K * inner))
+        self.out_norm = make_out_norm(out_norm, inner, first)
+        self.out_act = nn.GELU() if out_act else nn.Identity()
+        self.out_proj = linear(inner, channels, bias=False)
+        init_scan(self, init)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.in_proj(x)
+        z = None
+        if self.gate != "none":
+            x, z = x.chunk(2, dim=1 if self.first else -1)
+            if self.gate == "act":
+                z = self.act(z)
+        x_BDHW = x if self.first else to_first(x)
+        if self.conv2d is not None:
+            x_BDHW = self.conv2d(x_BDHW)
+        x_BDHW = self.act(x_BDHW)
+        y = self._cascade(x_BDHW) if self.routes == "cascade2d" else self._cross(x_BDHW)
+        if self.out_proj.weight.dtype in HALF:
+            y = y.to(self.out_proj.weight.dtype)
+        y = self.out_act(self.out_norm(y)).to(x_BDHW.dtype)
+        return self.out_proj(y if z is None else y * z)
+
+    def _cross(self, x_BDHW: Tensor) -> Tensor:
+        """The four routes at once, merged in the network's layout."""
+        B, D, H, W = x_BDHW.shape
+        x_BKDL = cross_scan(x_BDHW, self.routes, backend=self.cross_backend)
+        if self.sequential:
+            y_BKDL = torch.cat([self._scan(x_BKDL[:, k : k + 1], slice(k, k + 1)) for k in range(K)], dim=1)
+        else:
+            y_BKDL = self._scan(x_BKDL, slice(0, K))
+        y_BKDHW = y_BKDL.view(B, K, D, H, W)
+        y = cross_merge(y_BKDHW, self.routes, in_channel_first=self.first, backend=self.cross_backend)
+        return y.view(B, D, H, W) if self.first else y.view(B, H, W, D)
+
+    def _cascade(self, x_BDHW: Tensor) -> Tensor:
+        """Rows both ways with groups 0 and 1, then columns both ways with 2 and 3; a bare LayerNorm before each.
+
+        The backward readings are added as they come, not turned round again: so the published ablation was trained.
+        """
+        for axis, groups in (("row", slice(0, 2)), ("column", slice(2, 4))):
+            x_BDHW = to_first(F.layer_norm(to_last(x_BDHW), (self.inner,)))
+            lines = self._scan(line_scan(x_BDHW, axis), groups).sum(1).unflatten(0, (x_BDHW.shape[0], -1))
+            x_BDHW = lines.permute(0, 2, 1, 3) if axis == "row" else lines.permute(0, 2, 3, 1)
+        return x_BDHW if self.first else to_last(x_BDHW)
+
+    def _scan(self, x_BKDL: Tensor, groups: slice) -> Tensor:
+        """The selective scan of routes ``groups``: (B, k, D, L) -> (B, k, D, L)."""
+        B, k, D, L = x_BKDL.shape
+        dt_BKDL, B_BKNL, C_BKNL = self._project(x_BKDL, groups)
+        u, dt = x_BKDL.reshape(B, k * D, L), dt_BKDL.reshape(B, k * D, L)
+        half = u.dtype in HALF
+        if half and self.scan_in == "float32":
+            u, dt, B_BKNL, C_BKNL = u.float(), dt.float(), B_BKNL.float(), C_BKNL.float()
+        rows = slice(groups.start * D, groups.stop * D)
+        y = selective_scan(
+            u,
+            dt,
+            -_float(self.A_logs[rows]).exp(),
+            B_BKNL,
+            C_BKNL,
+            _float(self.Ds[rows]),
+            _float(self.dt_projs_bias[groups].flatten()),
+            True,
+            backend=self.backend,
+            out_dtype=torch.float32 if half and self.scan_out == "float32" else None,
+        )
+        return y.view(B, k, D, L)
+
+    def _project(self, x_BKDL: Tensor, groups: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """The scan's dt (B, k, D, L), before bias and softplus, B and C (B, k, N, L), from its input."""
+        B, k, D, L = x_BKDL.shape
+        sizes = (self.rank, self.d_state, self.d_state)
+        x_weight, dt_weight = self.x_proj_weight[groups], self.dt_projs_weight[groups]
+        if self.projection == "einsum":
+            r_BKRL, b, c = torch.einsum("bkdl,kcd->bkcl", x_BKDL, x_weight).split(sizes, dim=2)
+            return torch.einsum("bkrl,kdr->bkdl", r_BKRL, dt_weight), b.contiguous(), c.contiguous()
+        x = F.conv1d(x_BKDL.reshape(B, k * D, L), x_weight.flatten(0, 1)[..., None], groups=k)
+        r_BKRL, b, c = x.view(B, k, -1, L).split(sizes, dim=2)
+        dt = F.conv1d(r_BKRL.reshape(B, k * self.rank, L), dt_weight.flatten(0, 1)[..., None], groups=k)
+        return dt.view(B, k, D, L), b.contiguous(), c.contiguous()
+
+
+def _float(parameter: Tensor) -> Tensor:
+    """The scan's own parameters stay float32 in a 16-bit module."""
+    return parameter.float() if parameter.dtype in HALF else parameter
