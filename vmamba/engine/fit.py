@@ -1,0 +1,118 @@
+"""A run from its typed configuration to its result: build, train or evaluate, record."""
+
+import importlib
+import logging
+import time
+
+import torch
+
+from vmamba.config.errors import UserError
+from vmamba.engine import seeding, weights
+from vmamba.engine.hooks import Hook, Record
+from vmamba.engine.loop import Loop
+from vmamba.engine.precision import Precision
+from vmamba.engine.progress import Bar
+from vmamba.tracking import manifest
+
+log = logging.getLogger("vmamba")
+_KINDS = {"ema": "averaged", "model": "plain"}
+
+
+def run(cfg, folder, env, hooks: tuple[Hook, ...] = ()) -> dict:
+    """Trains or evaluates ``cfg`` (a ``schema.Run``) in a created ``RunFolder``; every rank calls it.
+
+    ``hooks`` are added to the run's own (record, progress). Returns, and rank 0 writes to ``result.json``:
+    ``final`` and ``best`` metrics by name (``best`` with its ``step`` and ``epoch``), ``seconds`` and
+    ``train_seconds`` over all resumes, ``images_per_s`` of training, ``params``, ``epochs``, ``steps``.
+    Raises UserError for a user's mistake, Killed (a SystemExit) after an interruption, NotFinite for a NaN loss.
+    """
+    seeding.set_deterministic(cfg.deterministic)
+    seeding.seed_all(cfg.seed)
+    task = load_task(cfg.task.entry)(cfg, env)
+    try:
+        result = _evaluate(cfg, folder, env, task) if cfg.mode == "eval" else _train(cfg, folder, env, task, hooks)
+    finally:
+        task.close()
+    if env.is_main:
+        folder.write_result(result)
+    return result
+
+
+def load_task(entry: str) -> type:
+    """The class behind ``package.module:Class``."""
+    module, _, name = entry.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name and not module.startswith(error.name):
+            raise UserError(f"task.entry={entry} needs the package {error.name}: install it") from None
+        raise UserError(f"task.entry={entry}: there is no module {error.name}") from None
+    except (AttributeError, ValueError):
+        raise UserError(f"task.entry={entry}: give package.module:Class, with a class of that module") from None
+
+
+def _train(cfg, folder, env, task, hooks) -> dict:
+    own = [Record(folder), Bar(cfg.task.metric)] if env.is_main else []
+    loop = Loop(cfg, env, task, folder, [*own, *hooks])
+    _manifest(cfg, folder, env, task, loop.model, loop.precision)
+    log.info(
+        "training %s (%.2f M parameters) on %s, %s: %d updates of %d images",
+        cfg.model.name,
+        parameters(loop.model) / 1e6,
+        env.device if env.world_size == 1 else f"{env.world_size} x {env.device.type}",
+        loop.precision.name,
+        loop.plan.stop,
+        loop.total_batch,
+    )
+    loop.run()
+    state = loop.state
+    return {
+        "mode": "train",
+        "metric": cfg.task.metric,
+        "final": state.metrics,
+        "best": state.best,
+        "seconds": state.seconds,
+        "train_seconds": state.train_seconds,
+        "images_per_s": state.step * loop.total_batch / max(state.train_seconds, 1e-9),
+        "params": parameters(loop.model),
+        "epochs": loop.epoch_fraction,
+        "steps": state.step,
+    }
+
+
+def _evaluate(cfg, folder, env, task) -> dict:
+    began = time.perf_counter()
+    path = weights.find(cfg.ckpt)
+    found = weights.load(path)
+    model = task.build_model().to(env.device)
+    task.load_weights(model, found.state, f"ckpt={path} {found.written_by}".strip())
+    precision = Precision(cfg.precision, env.device)
+    _manifest(cfg, folder, env, task, model, precision)
+    log.info("evaluating %s with the %s weights of %s", cfg.model.name, _KINDS[found.kind], path)
+    model.eval()
+    with torch.no_grad(), precision.autocast():
+        metrics = task.evaluate(model)
+    if env.is_main:
+        with folder.writer() as writer:
+            writer.log(0, 0.0, metrics)
+    return {
+        "mode": "eval",
+        "metric": cfg.task.metric,
+        "final": metrics,
+        "best": metrics,
+        "seconds": time.perf_counter() - began,
+        "params": parameters(model),
+        "ckpt": str(path),
+        "weights": found.kind,
+    }
+
+
+def parameters(model: torch.nn.Module) -> int:
+    """How many numbers the model learns."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def _manifest(cfg, folder, env, task, model, precision) -> None:
+    if env.is_main:
+        facts = {"params": parameters(model), "precision": precision.name, "world_size": env.world_size}
+        folder.write_manifest(manifest.collect(cfg, str(env.device), **facts, **task.manifest()))
