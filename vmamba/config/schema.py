@@ -5,17 +5,14 @@ cannot know. No torch in here: composing and validating must answer at once.
 """
 
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 from omegaconf import MISSING
 
 
-class Choice(str, Enum):
+class Choice(StrEnum):
     """A string with a fixed set of values; prints and compares as the plain string."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 def choice(name: str, *values: str) -> type[Choice]:

@@ -1,0 +1,103 @@
+"""What the command line gives, and the one line that each mistake gets."""
+
+import pytest
+
+from vmamba.config.compose import choices, compose, first_point, load
+from vmamba.config.errors import UserError
+from vmamba.config.tables import forward_types
+
+MISTAKES = {
+    "model=smal": ["there is no model 'smal'", "Did you mean 'small'?", "nano"],
+    "modle=small": ["modle: there is no such setting", "Did you mean 'model'?"],
+    "recipe.lr=abc": ["recipe.lr", "'abc'", "Float"],
+    "recipe.epochs=null": ["recipe.epochs", "not Optional"],
+    "model.dims=1.5": ["model.dims", "takes a list"],
+    "model.gate=foo": ["model.gate", "'foo'", "act, linear, none"],
+    "model.d_sate=2": ["model.d_sate: there is no such setting", "Did you mean 'd_state'?"],
+    "+model.foo=1": ["model.foo: there is no such setting", "model has:", "d_state"],
+    "+model=tiny": ["write model=… without the +"],
+    "nonsense": ["'nonsense' is not of the form key=value"],
+    "mode=eval": ["ckpt="],
+    "forward_type=v0": ["norm=ln2d", "channel-last", "norm=ln"],
+    "model.conv=4": ["model.conv=4", "odd"],
+    "model.depths=[1,1]": ["model.depths=[1, 1]", "model.dims"],
+    "model.ssm_ratio=0 model.mlp=none": ["model.ssm_ratio=0", "model.mlp=none"],
+    "model.drop_path=1.0": ["model.drop_path=1.0", "[0, 1)"],
+    "data.img_size=2 model.patch_embed=v1": ["data.img_size=2", "too small"],
+    "model.patch_size=5": ["model.patch_size=5", "even"],
+    "recipe.loop=iters": ["recipe.iters"],
+    "recipe.warmup=9999": ["recipe.warmup=9999", "shorter"],
+    "recipe.batch_size=0": ["recipe.batch_size=0", "at least 1"],
+    "precision=fp16": ["precision=fp16 needs a GPU", "precision=bf16"],
+    "device=cuda": ["device=cuda", "no CUDA device"],
+    "scan=triton": ["scan=triton", "scan=auto"],
+    "log_every=0": ["log_every=0", "at least 1"],
+    "recipe=imagenet_300e recipe.batch_size=3": ["recipe.batch_size=3", "even"],
+    "resume=yes": ["resume=yes", "auto, never"],
+}
+
+
+@pytest.mark.parametrize("words", MISTAKES, ids=list(MISTAKES))
+def test_a_mistake_gets_one_line(words):
+    with pytest.raises(UserError) as refused:
+        compose(words.split(), cuda=False)
+    line = str(refused.value)
+    assert "\n" not in line
+    for part in MISTAKES[words]:
+        assert part in line, line
+
+
+def test_a_model_brings_its_forward_type_and_norm_unless_overridden():
+    run, _ = compose(["model=tiny_v0"])
+    assert (run.forward_type.name, run.norm.name, run.model.d_state) == ("v0", "ln", 16)
+    run, _ = compose(["model=tiny_v0", "forward_type=v05", "norm=ln2d"])
+    assert (run.forward_type.name, run.norm.name) == ("v05", "ln2d")
+
+
+def test_data_brings_its_recipe_unless_overridden():
+    assert compose(["data=imagenet"])[0].recipe.name == "imagenet_300e"
+    assert compose(["data=imagenet", "recipe=digits"])[0].recipe.name == "digits"
+
+
+@pytest.mark.parametrize("group", ["model", "forward_type", "norm", "scan", "task", "data", "recipe", "precision"])
+def test_every_file_of_a_group_composes(group):
+    with_name = {"timm": ["model.name=resnet18"], "imagefolder": ["data.num_classes=7"]}
+    built = {"triton", "core", "oflex", "mamba_ssm", "fused"}
+    for choice in set(choices(group)) - built:
+        extra = ["norm=ln"] if group == "forward_type" else []
+        compose([f"{group}={choice}", *extra, *with_name.get(choice, [])])
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_is_the_published_recipe(name):
+    run, _ = compose([f"experiment={name}"])
+    total = 8 * run.recipe.batch_size
+    assert run.recipe.epochs == 300 and total == 1024
+    assert run.recipe.lr * total / run.recipe.lr_batch == pytest.approx(1e-3)
+    assert run.data.name == "imagenet" and 0.1 <= run.model.drop_path <= 0.6
+    assert run.recipe.ema.enabled == (name != "imagenet_tiny_v0")
+
+
+def test_smoke_limits_any_run():
+    run, _ = compose(["debug=smoke"])
+    assert (run.limit.train_steps, run.limit.eval_batches) == (2, 1)
+
+
+def test_a_sweep_is_checked_by_its_first_point():
+    assert first_point(["model=nano,tiny", "recipe.lr=1e-3", "hydra.sweep.dir=x"]) == ["model=nano", "recipe.lr=1e-3"]
+
+
+def test_a_saved_run_takes_keys_but_not_groups(tmp_path):
+    from omegaconf import OmegaConf
+
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(compose([])[1]))
+    assert load(tmp_path / "config.yaml", ["recipe.lr=0.5"]).recipe.lr == 0.5
+    for words, part in ((["model=tiny"], "not groups"), (["recipe.lrr=1"], "no such setting"), (["x"], "key=value")):
+        with pytest.raises(UserError, match=part):
+            load(tmp_path / "config.yaml", words)
+
+
+def test_the_forward_type_page_is_what_the_files_say():
+    from vmamba.config.paths import PACKAGE
+
+    assert (PACKAGE.parent / "docs" / "forward_types.md").read_text() == forward_types()

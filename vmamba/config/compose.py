@@ -1,0 +1,174 @@
+"""Composing a run from ``conf/`` and overrides, and saying in one line what does not fit.
+
+``compose(overrides)`` gives the validated, typed ``Run`` beside the plain configuration it came from. Hydra's own
+entry point composes the same way; this module is what checks an input before Hydra sees it, and what tests, the
+launcher and ``--from`` use.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vmamba.config import rules, schema
+from vmamba.config.errors import UserError
+from vmamba.config.paths import conf_dir
+
+
+def register() -> None:
+    """Puts the typed schema at the root of the tree, so that a wrong type or key is refused while composing."""
+    ConfigStore.instance().store(name="schema", node=schema.Run)
+
+
+def compose(overrides: Iterable[str] = (), *, cuda: bool | None = None) -> tuple[schema.Run, DictConfig]:
+    """The run these overrides stand for. Raises ``UserError`` with one line for whatever does not fit.
+
+    ``cuda``: whether there is a GPU where the run will be; None: not known, so not asked.
+    """
+    cfg = _compose(list(overrides))
+    return validate(cfg, cuda=cuda), cfg
+
+
+def validate(cfg: DictConfig, *, cuda: bool | None = None) -> schema.Run:
+    """``cfg`` as a typed ``Run``; a key that is not in the schema, a missing value or a broken rule is a UserError."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    plain.pop("hydra", None)
+    try:
+        typed = OmegaConf.merge(OmegaConf.structured(schema.Run), OmegaConf.create(plain))
+        OmegaConf.resolve(typed)
+        missing = sorted(OmegaConf.missing_keys(typed))
+        if missing:
+            raise UserError(f"{missing[0]} must be given: add {missing[0]}=… to the command")
+        run = OmegaConf.to_object(typed)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error)) from error
+    rules.check(run, cuda=cuda)
+    return run
+
+
+def load(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
+    """A saved ``config.yaml`` with plain ``key=value`` overrides on it, for running the same thing again."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a run folder that has a config.yaml")
+    cfg = OmegaConf.load(path)
+    OmegaConf.set_struct(cfg, True)
+    for text in overrides:
+        key, sign, _ = text.partition("=")
+        if not sign:
+            raise UserError(f"'{text}' is not of the form key=value")
+        if OmegaConf.is_config(OmegaConf.select(cfg, key)):
+            raise UserError(f"{text}: a saved run takes single keys, not groups; compose a new run to change {key}")
+        try:
+            OmegaConf.update(cfg, key, _value(text), force_add=False)
+        except OmegaConfBaseException as error:
+            raise UserError(_explain(error)) from error
+    return cfg
+
+
+def choices(group: str) -> list[str]:
+    """The files of a group."""
+    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    """The groups of the tree."""
+    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and any(p.glob("*.yaml")))
+
+
+def first_point(words: Iterable[str]) -> list[str]:
+    """Command-line overrides with every sweep cut down to its first value, and Hydra's own left out."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(words))
+    except OverrideParseException as error:
+        raise UserError(f"'{error.override}' is not of the form key=value") from error
+    plain = []
+    for override in parsed:
+        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
+            continue
+        if override.is_sweep_override():
+            first = next(iter(override.sweep_string_iterator()))
+            plain.append(f"{override.get_key_element()}={first}")
+        else:
+            plain.append(override.input_line)
+    return plain
+
+
+def _value(text: str) -> Any:
+    try:
+        return OverridesParser.create().parse_override(text).value()
+    except OverrideParseException as error:
+        raise UserError(f"'{text}' is not of the form key=value") from error
+
+
+def _compose(overrides: list[str]) -> DictConfig:
+    register()
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="vmamba"):
+            try:
+                return hydra_compose("config", overrides=overrides)
+            except MissingConfigException as error:
+                raise UserError(_unknown_choice(error)) from error
+            except OverrideParseException as error:
+                raise UserError(f"'{error.override}' is not of the form key=value") from error
+            except ConfigCompositionException as error:
+                raise UserError(_explain(error.__cause__ or error)) from error
+    finally:
+        GlobalHydra.instance().hydra = before
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, value = (error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        return str(error).splitlines()[0]
+    options = sorted(error.options or [])
+    return f"{group}={value}: there is no {group} '{value}'.{_near(value, options)} Choose from: {', '.join(options)}."
+
+
+def _explain(error: BaseException) -> str:
+    """One line for what OmegaConf or Hydra refused."""
+    text = str(error).splitlines()[0]
+    key = str(getattr(error, "full_key", None) or "")
+    if "Multiple values for" in text:
+        group = text.split("Multiple values for ")[1].split(".")[0]
+        return f"+{group}=…: {group} is chosen already; write {group}=… without the +"
+    if "not in" in text or "Could not override" in text or "is not in struct" in text:
+        if not key and "'" in text:
+            key = text.split("'")[1]
+        if key in groups():
+            return f"{key} is a group: choose one of its files, {key}={{{', '.join(choices(key))}}}"
+        known = list(_keys(OmegaConf.structured(schema.Run)))
+        parent, _, leaf = key.rpartition(".")
+        siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
+        if parent in known:
+            hint = _near(leaf, siblings, 0.6) or f" {parent} has: {', '.join(siblings)}."
+        else:
+            hint = _near(key, groups(), 0.75) or _near(key, known, 0.6)
+        return f"{key}: there is no such setting.{hint}"
+    if "is not a ListConfig" in text:
+        return f"{key}: takes a list, e.g. {key}=[1,2]"
+    text = text.replace("Value '", "'", 1)
+    return f"{key}: {text}" if key else text
+
+
+def _keys(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
+    for key in cfg:
+        yield f"{prefix}{key}"
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from _keys(node, f"{prefix}{key}.")
+
+
+def _near(word: str, options: list[str], cutoff: float = 0.5) -> str:
+    hit = difflib.get_close_matches(word, options, n=1, cutoff=cutoff)
+    return f" Did you mean '{hit[0]}'?" if hit else ""

@@ -1,0 +1,156 @@
+"""The rules between fields: what each field alone allows but no run can do. Each gives its reason and the remedy."""
+
+import ctypes
+from collections.abc import Iterator
+
+from vmamba.config.errors import UserError
+from vmamba.config.schema import Run
+from vmamba_ops.limits import LIMITS
+
+
+def check(run: Run, *, cuda: bool | None = None) -> None:
+    """Raises ``UserError`` with the first broken rule. ``cuda``: is there a GPU where it will run (None: unknown)."""
+    for line in broken(run, cuda=cuda):
+        raise UserError(line)
+
+
+def broken(run: Run, *, cuda: bool | None = None) -> Iterator[str]:
+    """One line for every rule this run breaks."""
+    yield from _run(run)
+    yield from _recipe(run)
+    yield from _precision(run, cuda)
+    if run.model.family == "vmamba":
+        yield from _shape(run)
+        yield from _forward_type(run)
+        yield from _backend(run, cuda)
+
+
+def cuda_here() -> bool:
+    """Whether this machine has a usable CUDA device, asked of the driver (a millisecond, no torch)."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def stage_maps(run: Run) -> list[int]:
+    """The side of the (square) feature map of each stage."""
+    model, side = run.model, run.data.img_size
+    if model.patch_embed == "v1":
+        side = side // model.patch_size
+    else:
+        stride = model.patch_size // 2
+        for _ in range(2):
+            side = (side + 2 - (stride + 1)) // stride + 1
+    sides = [side]
+    for _ in model.depths[1:]:
+        side = {"none": side, "v2": side // 2}.get(str(model.downsample), (side + 1) // 2)
+        sides.append(side)
+    return sides
+
+
+def _run(run: Run) -> Iterator[str]:
+    if run.mode == "eval" and not run.ckpt:
+        yield "mode=eval needs weights: add ckpt=/path/to/file.pth (or .safetensors, or a run folder)"
+    if run.log_every < 1:
+        yield f"log_every={run.log_every}: must be at least 1"
+    if run.resume not in ("auto", "never") and "/" not in run.resume and not run.resume.endswith(".pt"):
+        yield f"resume={run.resume}: choose auto, never, or the path of a checkpoint of this project"
+
+
+def _recipe(run: Run) -> Iterator[str]:
+    recipe = run.recipe
+    if recipe.loop == "iters" and recipe.iters < 1:
+        yield f"recipe.loop=iters needs recipe.iters > 0, got {recipe.iters}"
+    if recipe.loop == "epochs" and recipe.epochs < 1:
+        yield f"recipe.epochs={recipe.epochs}: must be at least 1"
+    for key in ("batch_size", "accumulate", "eval_every"):
+        if getattr(recipe, key) < 1:
+            yield f"recipe.{key}={getattr(recipe, key)}: must be at least 1"
+    length = recipe.epochs if recipe.loop == "epochs" else recipe.iters
+    if recipe.warmup >= length:
+        unit = str(recipe.loop)
+        yield f"recipe.warmup={recipe.warmup:g} {unit} leaves nothing of recipe.{unit}={length}: make it shorter"
+    if not 0 <= recipe.smoothing < 1:
+        yield f"recipe.smoothing={recipe.smoothing}: must be in [0, 1)"
+    if (recipe.augment.mixup > 0 or recipe.augment.cutmix > 0) and recipe.batch_size % 2:
+        yield f"recipe.batch_size={recipe.batch_size}: mixup and cutmix pair up images; take an even batch"
+    if not 0 <= run.model.drop_path < 1:
+        yield f"model.drop_path={run.model.drop_path}: must be in [0, 1)"
+    if not 0 < recipe.ema.decay < 1:
+        yield f"recipe.ema.decay={recipe.ema.decay}: must be in (0, 1)"
+
+
+def _precision(run: Run, cuda: bool | None) -> Iterator[str]:
+    on_cpu = run.device == "cpu" or (run.device == "auto" and cuda is False)
+    if run.precision.amp == "fp16" and on_cpu:
+        yield "precision=fp16 needs a GPU: take precision=bf16 or precision=fp32 on a CPU"
+    if run.device == "cuda" and cuda is False:
+        yield "device=cuda: there is no CUDA device here; take device=auto or device=cpu"
+
+
+def _shape(run: Run) -> Iterator[str]:
+    model = run.model
+    if not model.depths or len(model.depths) != len(model.dims):
+        yield (
+            f"model.depths={list(model.depths)} and model.dims={list(model.dims)} must have one entry a stage each, "
+            "as many of the one as of the other"
+        )
+        return
+    if min(model.depths) < 1 or min(model.dims) < 1:
+        yield f"model.depths={list(model.depths)}, model.dims={list(model.dims)}: every entry must be at least 1"
+    if model.conv != 0 and (model.conv < 0 or model.conv % 2 == 0):
+        yield f"model.conv={model.conv}: an even kernel changes the map's size; take an odd one, or 0 for none"
+    if model.d_state < 1:
+        yield f"model.d_state={model.d_state}: must be at least 1"
+    if model.ssm_ratio <= 0 and model.mlp == "none":
+        yield "model.ssm_ratio=0 with model.mlp=none leaves a block with nothing in it: keep one of the two"
+    if model.mlp != "none" and model.mlp_ratio <= 0:
+        yield f"model.mlp_ratio={model.mlp_ratio}: must be positive; model.mlp=none leaves the MLP out"
+    if model.patch_size < 2 or (model.patch_embed == "v2" and model.patch_size % 2):
+        yield f"model.patch_size={model.patch_size}: patch_embed=v2 takes even sizes from 2, v1 any from 2"
+        return
+    if model.patch_embed == "v2" and model.dims[0] % 2:
+        yield f"model.dims[0]={model.dims[0]}: patch_embed=v2 halves it; take an even width"
+    if min(stage_maps(run)) < 1:
+        yield (
+            f"data.img_size={run.data.img_size} is too small for model.patch_size={model.patch_size} and "
+            f"{len(model.depths)} stages (feature maps {stage_maps(run)}): take larger images or a smaller patch"
+        )
+
+
+def _forward_type(run: Run) -> Iterator[str]:
+    forward = run.forward_type
+    if forward.channel_last_only and run.norm.name != "ln":
+        yield (
+            f"forward_type={forward.name} with norm={run.norm.name}: {forward.name} is channel-last only; "
+            "take norm=ln, or forward_type=v05, which computes the same function in either layout"
+        )
+    if forward.sequential and run.model.routes == "cascade2d":
+        yield (
+            f"forward_type={forward.name} with model.routes=cascade2d: {forward.name} calls the scan once a route over "
+            "the whole map, cascade2d scans rows and columns in turn; take another forward_type"
+        )
+
+
+def _backend(run: Run, cuda: bool | None) -> Iterator[str]:
+    backend = str(run.scan.backend)
+    if backend == "auto":
+        return
+    limit = LIMITS[backend]
+    if limit.missing:
+        yield f"scan={backend}: {limit.missing.replace('use backend=auto', 'take scan=auto')}"
+        return
+    if limit.max_d_state is not None and run.model.d_state > limit.max_d_state:
+        yield (
+            f"scan={backend} takes d_state up to {limit.max_d_state}, model.d_state={run.model.d_state}: "
+            "take scan=auto, or a smaller model.d_state"
+        )
+    on_cpu = run.device == "cpu" or (run.device == "auto" and cuda is False)
+    if on_cpu and "cpu" not in limit.devices:
+        why = "device=cpu" if run.device == "cpu" else "there is no CUDA device here"
+        yield f"scan={backend} runs on a GPU and {why}: take scan=auto (or scan=cpu)"
+    if "cuda" not in limit.devices and (run.device == "cuda" or (run.device == "auto" and cuda)):
+        yield f"scan={backend} runs on the CPU and this run is on a GPU: take scan=auto, or add device=cpu"
