@@ -1,0 +1,124 @@
+"""The command: ``python -m vmamba.run [overrides]``, or the console script ``vmamba``.
+
+Composes a run from ``conf/``, says in one line what does not fit (exit code 2), and hands the rest to Hydra and
+``vmamba.job``. No torch is imported before the job itself starts.
+"""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from vmamba.config import rules
+from vmamba.config.compose import compose, first_point, load, register, validate
+from vmamba.config.errors import UserError
+from vmamba.config.paths import conf_dir
+
+COMMANDS = {"track": "vmamba.track"}  # vmamba <word> …: the module's main(argv)
+AGAIN = ("--from", "--resume")
+
+
+def main() -> None:
+    """The entry point of ``python -m vmamba.run`` and of the console script."""
+    words = sys.argv[1:]
+    if words and words[0] in COMMANDS:
+        sys.exit(importlib.import_module(COMMANDS[words[0]]).main(words[1:]))
+    try:
+        if any(word.split("=")[0] in AGAIN for word in words):
+            _again(words)
+        elif int(os.environ.get("RANK", 0)) > 0:
+            _other_rank(words)
+        else:
+            _check(words)
+            register()
+            _hydra_main()
+    except UserError as error:
+        print(f"vmamba: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
+def _hydra_main(cfg: DictConfig) -> float | None:
+    from hydra.core.hydra_config import HydraConfig
+
+    from vmamba.job import start
+
+    state = HydraConfig.get()
+    return start(cfg, Path(state.runtime.output_dir), list(state.overrides.task))
+
+
+def _check(words: list[str]) -> None:
+    """Refuses what does not compose before Hydra does, whose messages are longer and whose exit code is 1."""
+    flags = [word for word in words if word.startswith("-")]
+    if any(flag in ("-sc", "--shell-completion", "--help", "-h", "--hydra-help", "--version") for flag in flags):
+        return
+    shows_only = "--cfg" in words or "-c" in words or "--info" in words or "-i" in words
+    overrides = first_point(_overrides(words))
+    if shows_only:
+        compose(overrides)
+    else:
+        compose(overrides, cuda=rules.cuda_here())
+
+
+def _overrides(words: list[str]) -> list[str]:
+    """The overrides among the words: not the flags, nor the values of flags that take one."""
+    takes_value = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
+                   "-cd", "--info", "-i", "--experimental-rerun"}  # fmt: skip
+    found, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.startswith("-"):
+            skip = word in takes_value
+        else:
+            found.append(word)
+    return found
+
+
+def _again(words: list[str]) -> None:
+    """``--from FOLDER [key=value …]``: the same run in a new folder; ``--resume FOLDER``: go on in the same one."""
+    from datetime import datetime
+
+    from vmamba.job import log_to, start
+
+    flag, folder, overrides = _split_again(words)
+    cfg = load(folder / "config.yaml", overrides)
+    run = validate(cfg, cuda=rules.cuda_here())
+    target = folder
+    if flag == "--from":
+        target = Path(run.outputs) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{run.name}"
+    log_to(target)
+    start(cfg, target, overrides)
+
+
+def _split_again(words: list[str]) -> tuple[str, Path, list[str]]:
+    rest, flag, folder = [], None, None
+    words = [part for word in words for part in (word.split("=", 1) if word.split("=")[0] in AGAIN else [word])]
+    while words:
+        word = words.pop(0)
+        if word in AGAIN:
+            if not words:
+                raise UserError(f"{word} takes a run folder")
+            flag, folder = word, Path(words.pop(0))
+        elif word.startswith("-"):
+            raise UserError(
+                f"{word} does not go with {flag or 'a saved run'}: give a run folder and key=value overrides"
+            )
+        else:
+            rest.append(word)
+    return flag, folder, rest
+
+
+def _other_rank(words: list[str]) -> None:
+    """Ranks above 0 under torchrun: compose alone, take the run folder from rank 0, write nothing."""
+    from vmamba.job import start
+
+    _, cfg = compose(first_point(_overrides(words)), cuda=rules.cuda_here())
+    start(cfg, None, [])
+
+
+if __name__ == "__main__":
+    main()
