@@ -14,7 +14,7 @@ from vmamba.config import rules
 from vmamba.config.compose import validate
 from vmamba.config.errors import UserError
 from vmamba.tracking import curves
-from vmamba.tracking.feeder import Feeder, Outcome
+from vmamba.tracking.feeder import Feeder, Outcome, owner
 from vmamba.tracking.folder import RunFolder
 
 log = logging.getLogger("vmamba")
@@ -54,13 +54,21 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
     from vmamba.engine import fit
     from vmamba.engine.nan_guard import NotFinite
 
+    try:
+        if pid := owner(folder):
+            raise UserError(f"{folder.path}: process {pid} is writing this run; wait for it, or stop it first")
+        task = fit.build_task(run, env)
+    except UserError as mistake:
+        log.error("%s", mistake)
+        _forget(folder)
+        sys.exit(2)
     folder.create()
     folder.write_config(cfg, overrides)
     folder.write_status("running")
     feeder = Feeder(folder, run.tracking).start()
     state, error, code, result = "failed", None, 1, None
     try:
-        result = fit.run(run, folder, env)
+        result = fit.run(run, folder, env, task=task)
         state, code = "finished", 0
     except SystemExit as left:
         state, error, code = "killed", "interrupted", left.code
@@ -88,6 +96,13 @@ def _unrecorded(run, folder: RunFolder, env) -> None:
         fit.run(run, folder, env)
     except UserError:
         sys.exit(2)
+
+
+def _forget(folder: RunFolder) -> None:
+    """Removes a run folder in which nothing has happened but a line in its log."""
+    if folder.path.is_dir() and {entry.name for entry in folder.path.iterdir()} <= {folder.log.name}:
+        folder.log.unlink(missing_ok=True)
+        folder.path.rmdir()
 
 
 def _last_lines(folder: RunFolder, result: dict | None, outcome: Outcome) -> None:

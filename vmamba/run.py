@@ -18,7 +18,7 @@ from vmamba.config.errors import UserError
 from vmamba.config.paths import conf_dir
 
 COMMANDS = {"track": "vmamba.track"}  # vmamba <word> …: the module's main(argv)
-AGAIN = ("--from", "--resume")
+AGAIN = ("--from", "--resume")  # flags that take a run folder
 
 
 def main() -> None:
@@ -28,7 +28,9 @@ def main() -> None:
         sys.exit(importlib.import_module(COMMANDS[words[0]]).main(words[1:]))
     try:
         if any(word.split("=")[0] in AGAIN for word in words):
-            _again(words)
+            _again(*_split_again(words))
+        elif folder := _evaluates(words):
+            _again("--from", folder, words)
         elif int(os.environ.get("RANK", 0)) > 0:
             _other_rank(words)
         else:
@@ -78,13 +80,20 @@ def _overrides(words: list[str]) -> list[str]:
     return found
 
 
-def _again(words: list[str]) -> None:
+def _evaluates(words: list[str]) -> Path | None:
+    """The run folder that ``mode=eval ckpt=RUN_FOLDER`` names: its own configuration is the one to evaluate."""
+    given = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
+    folder = Path(given.get("ckpt", ""))
+    simple = all("=" in word and not word.startswith("-") for word in words)
+    return folder if simple and given.get("mode") == "eval" and (folder / "config.yaml").is_file() else None
+
+
+def _again(flag: str, folder: Path, overrides: list[str]) -> None:
     """``--from FOLDER [key=value …]``: the same run in a new folder; ``--resume FOLDER``: go on in the same one."""
     from datetime import datetime
 
     from vmamba.job import log_to, start
 
-    flag, folder, overrides = _split_again(words)
     cfg = load(folder / "config.yaml", overrides)
     run = validate(cfg, cuda=rules.cuda_here())
     target = folder

@@ -1,4 +1,4 @@
-"""The scan operators under VMamba: ``selective_scan``, ``cross_scan``, ``cross_merge``, ``line_scan``, ``line_merge``.
+"""The scan operators under VMamba: ``selective_scan``, ``cross_scan``, ``cross_merge`` and ``line_scan``.
 
 Importing the package imports no torch: ``vmamba_ops.limits`` answers what a backend takes before anything is loaded.
 """
@@ -12,7 +12,6 @@ _HOME = {
     "cross_scan": "cross_scan",
     "cross_merge": "cross_scan",
     "line_scan": "cross_scan",
-    "line_merge": "cross_scan",
 }
 _MODULES = ("dispatch", "limits")
 __all__ = [*_HOME, *_MODULES]

@@ -20,6 +20,7 @@ MISTAKES = {
     "mode=eval": ["ckpt="],
     "forward_type=v0": ["norm=ln2d", "channel-last", "norm=ln"],
     "model.conv=4": ["model.conv=4", "odd"],
+    "model.downsample=none": ["model.downsample=none", "equal dims"],
     "model.depths=[1,1]": ["model.depths=[1, 1]", "model.dims"],
     "model.ssm_ratio=0 model.mlp=none": ["model.ssm_ratio=0", "model.mlp=none"],
     "model.drop_path=1.0": ["model.drop_path=1.0", "[0, 1)"],
@@ -87,12 +88,20 @@ def test_a_sweep_is_checked_by_its_first_point():
     assert first_point(["model=nano,tiny", "recipe.lr=1e-3", "hydra.sweep.dir=x"]) == ["model=nano", "recipe.lr=1e-3"]
 
 
-def test_a_saved_run_takes_keys_but_not_groups(tmp_path):
+def test_a_saved_run_takes_keys_and_groups_that_bring_no_others(tmp_path):
     from omegaconf import OmegaConf
 
     (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(compose([])[1]))
     assert load(tmp_path / "config.yaml", ["recipe.lr=0.5"]).recipe.lr == 0.5
-    for words, part in ((["model=tiny"], "not groups"), (["recipe.lrr=1"], "no such setting"), (["x"], "key=value")):
+    loaded = load(tmp_path / "config.yaml", ["precision=bf16", "data=imagenet", "debug=smoke", "data.root=/x"])
+    assert (loaded.precision.amp.name, loaded.data.name, loaded.data.root) == ("bf16", "imagenet", "/x")
+    assert loaded.limit.train_steps == 2 and loaded.recipe.name == "digits"
+    for words, part in (
+        (["model=tiny"], "keeps its model"),
+        (["scan=tritn"], "Did you mean 'triton'"),
+        (["recipe.lrr=1"], "no such setting"),
+        (["x"], "key=value"),
+    ):
         with pytest.raises(UserError, match=part):
             load(tmp_path / "config.yaml", words)
 

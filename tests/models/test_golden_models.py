@@ -16,6 +16,8 @@ FULL = {
     if name != "mamba2_T"
 }
 
+QUICK = ("v0_T", "v2v_T_s1l8")
+
 
 def close(got: torch.Tensor, expected: torch.Tensor, what: str) -> None:
     torch.testing.assert_close(got, expected, **published.TOLERANCE, msg=lambda m: f"{what}: {m}")
@@ -49,7 +51,7 @@ def test_small(name):
             assert norms[key] == pytest.approx(expected, rel=1e-3, abs=1e-5), key
 
 
-@pytest.mark.parametrize("name", [n if n == "v2v_T_s1l8" else pytest.param(n, marks=pytest.mark.slow) for n in FULL])
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FULL])
 def test_full_size(name):
     about, golden = FULL[name], load_file(published.GOLDEN / "fullsize" / "logits.safetensors")
     model = from_upstream(about["constructor"], source=about["source"]).eval()

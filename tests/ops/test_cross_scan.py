@@ -90,7 +90,6 @@ def test_lines(axis):
     else:
         assert y.shape == (10, 2, 3, 4)
         assert torch.equal(y[1 * 5 + 2, 0], x[1, :, :, 2]) and torch.equal(y[1 * 5 + 2, 1], x[1, :, :, 2].flip(-1))
-    assert torch.equal(vmamba_ops.line_merge(y, axis, 2), 2 * x)
 
 
 def _round_trip(x):
@@ -123,7 +122,6 @@ def test_compile_and_export():
         (lambda: vmamba_ops.cross_merge(torch.zeros(1, 3, 2, 2, 2)), r"takes \(B, 4, C, H, W\)"),
         (lambda: vmamba_ops.cross_merge(torch.zeros(1, 4, 2, 2, 2), out_channel_first=False), r"\(B, H, W, 4, C\)"),
         (lambda: vmamba_ops.line_scan(torch.zeros(1, 2, 3, 4), "diagonal"), "'diagonal'; choose row, column"),
-        (lambda: vmamba_ops.line_merge(torch.zeros(3, 2, 3, 4), "row", 2), r"\(2 \* lines, 2, C, length\)"),
     ],
 )
 def test_bad_input(call, words):

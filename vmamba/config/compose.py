@@ -56,7 +56,11 @@ def validate(cfg: DictConfig, *, cuda: bool | None = None) -> schema.Run:
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
-    """A saved ``config.yaml`` with plain ``key=value`` overrides on it, for running the same thing again."""
+    """A saved ``config.yaml`` with overrides on it, for running the same thing again.
+
+    ``key=value`` sets a key; ``group=choice`` puts a group's file in the place of what was saved, for files that bring
+    no other choices with them (a model or an experiment does, and is refused).
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a run folder that has a config.yaml")
     cfg = OmegaConf.load(path)
@@ -65,8 +69,9 @@ def load(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
         key, sign, _ = text.partition("=")
         if not sign:
             raise UserError(f"'{text}' is not of the form key=value")
-        if OmegaConf.is_config(OmegaConf.select(cfg, key)):
-            raise UserError(f"{text}: a saved run takes single keys, not groups; compose a new run to change {key}")
+        if key in groups():
+            _choose(cfg, key, text.partition("=")[2])
+            continue
         try:
             OmegaConf.update(cfg, key, _value(text), force_add=False)
         except OmegaConfBaseException as error:
@@ -100,6 +105,24 @@ def first_point(words: Iterable[str]) -> list[str]:
         else:
             plain.append(override.input_line)
     return plain
+
+
+def _choose(cfg: DictConfig, group: str, choice: str) -> None:
+    """Puts ``group=choice`` in the place of what a saved run has there."""
+    if group in ("model", "experiment"):
+        raise UserError(f"{group}={choice}: a saved run keeps its {group}; compose a new run to change it")
+    if choice not in choices(group):
+        raise UserError(
+            f"{group}={choice}: there is no {group} '{choice}'.{_near(choice, choices(group))} "
+            f"Choose from: {', '.join(choices(group))}."
+        )
+    path = conf_dir() / group / f"{choice}.yaml"
+    file = OmegaConf.load(path)
+    file.pop("defaults", None)
+    if path.read_text().startswith("# @package _global_"):
+        cfg.merge_with(file)
+    else:
+        cfg[group] = OmegaConf.merge(OmegaConf.structured(schema.Run.__dataclass_fields__[group].type), file)
 
 
 def _value(text: str) -> Any:

@@ -101,6 +101,11 @@ def _shape(run: Run) -> Iterator[str]:
         return
     if min(model.depths) < 1 or min(model.dims) < 1:
         yield f"model.depths={list(model.depths)}, model.dims={list(model.dims)}: every entry must be at least 1"
+    if model.downsample == "none" and len(set(model.dims)) > 1:
+        yield (
+            f"model.downsample=none keeps the width, model.dims={list(model.dims)} does not: take equal dims, "
+            "or model.downsample=v3"
+        )
     if model.conv != 0 and (model.conv < 0 or model.conv % 2 == 0):
         yield f"model.conv={model.conv}: an even kernel changes the map's size; take an odd one, or 0 for none"
     if model.d_state < 1:

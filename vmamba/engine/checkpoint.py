@@ -78,8 +78,8 @@ def load_newest(folder: Path) -> tuple[Path, dict] | None:
 
 
 def first_line(error: BaseException) -> str:
-    """An error's message, without the rest of torch's advice."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """An error's first sentence, without the rest of torch's advice."""
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 class Keeper:

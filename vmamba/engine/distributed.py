@@ -1,5 +1,6 @@
 """Processes: who this one is, and the few collectives a run needs. Alone, every function is the identity."""
 
+import gc
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -61,6 +62,7 @@ def pick_device(choice: str, local_rank: int = 0) -> torch.device:
 def stop() -> None:
     """Leaves the process group, if there is one."""
     if dist.is_initialized():
+        gc.collect()  # a DDP module in a cycle would keep the group's threads alive into the interpreter's end
         dist.destroy_process_group()
 
 

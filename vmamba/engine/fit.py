@@ -18,17 +18,16 @@ log = logging.getLogger("vmamba")
 _KINDS = {"ema": "averaged", "model": "plain"}
 
 
-def run(cfg, folder, env, hooks: tuple[Hook, ...] = ()) -> dict:
+def run(cfg, folder, env, hooks: tuple[Hook, ...] = (), task=None) -> dict:
     """Trains or evaluates ``cfg`` (a ``schema.Run``) in a created ``RunFolder``; every rank calls it.
 
-    ``hooks`` are added to the run's own (record, progress). Returns, and rank 0 writes to ``result.json``:
+    ``hooks`` are added to the run's own (record, progress); ``task`` is what ``build_task`` gave, if it was called
+    before. Returns, and rank 0 writes to ``result.json``:
     ``final`` and ``best`` metrics by name (``best`` with its ``step`` and ``epoch``), ``seconds`` and
     ``train_seconds`` over all resumes, ``images_per_s`` of training, ``params``, ``epochs``, ``steps``.
     Raises UserError for a user's mistake, Killed (a SystemExit) after an interruption, NotFinite for a NaN loss.
     """
-    seeding.set_deterministic(cfg.deterministic)
-    seeding.seed_all(cfg.seed)
-    task = load_task(cfg.task.entry)(cfg, env)
+    task = task or build_task(cfg, env)
     try:
         result = _evaluate(cfg, folder, env, task) if cfg.mode == "eval" else _train(cfg, folder, env, task, hooks)
     finally:
@@ -36,6 +35,15 @@ def run(cfg, folder, env, hooks: tuple[Hook, ...] = ()) -> dict:
     if env.is_main:
         folder.write_result(result)
     return result
+
+
+def build_task(cfg, env):
+    """The run's task. UserError if its data are missing or of the wrong layout, or ``ckpt`` names nothing."""
+    if cfg.mode == "eval":
+        weights.find(cfg.ckpt)
+    seeding.set_deterministic(cfg.deterministic)
+    seeding.seed_all(cfg.seed)
+    return load_task(cfg.task.entry)(cfg, env)
 
 
 def load_task(entry: str) -> type:

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import time
+import warnings
 
 import torch
 from timm.utils import ModelEmaV3, distribute_bn
@@ -91,6 +92,8 @@ class Loop:
     def _wrap(self):
         if self.env.world_size == 1:
             return self.model
+        # depthwise weights are one stride apart in two layouts at once; DDP warns of it on every rank, to no effect
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         ids = [self.env.device.index] if self.env.device.type == "cuda" else None
         return DistributedDataParallel(
             self.model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True

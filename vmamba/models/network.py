@@ -248,9 +248,9 @@ class VMamba(nn.Module):
         fine = [
             (r"^layers\.(\d+)\.downsample", (0,)),
             (r"^layers\.(\d+)\.blocks\.(\d+)", None),
-            (r"^(classifier\.norm|outnorm)", (99999,)),
+            (r"^(?:classifier\.norm|outnorm)", (99999,)),
         ]
-        return {"stem": r"^(patch_embed|pos_embed)", "blocks": r"^layers\.(\d+)" if coarse else fine}
+        return {"stem": r"^(?:patch_embed|pos_embed)", "blocks": r"^layers\.(\d+)" if coarse else fine}
 
 
 def resize_grid(pos_BCHW: Tensor, grid: Sequence[int]) -> Tensor:

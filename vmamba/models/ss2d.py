@@ -104,8 +104,9 @@ class SS2D(nn.Module):
 
         The backward readings are added as they come, not turned round again: so the published ablation was trained.
         """
+        dtype = x_BDHW.dtype
         for axis, groups in (("row", slice(0, 2)), ("column", slice(2, 4))):
-            x_BDHW = to_first(F.layer_norm(to_last(x_BDHW), (self.inner,)))
+            x_BDHW = to_first(F.layer_norm(to_last(x_BDHW), (self.inner,))).to(dtype)
             lines = self._scan(line_scan(x_BDHW, axis), groups).sum(1).unflatten(0, (x_BDHW.shape[0], -1))
             x_BDHW = lines.permute(0, 2, 1, 3) if axis == "row" else lines.permute(0, 2, 3, 1)
         return x_BDHW if self.first else to_last(x_BDHW)
@@ -116,8 +117,9 @@ class SS2D(nn.Module):
         dt_BKDL, B_BKNL, C_BKNL = self._project(x_BKDL, groups)
         u, dt = x_BKDL.reshape(B, k * D, L), dt_BKDL.reshape(B, k * D, L)
         half = u.dtype in HALF
-        if half and self.scan_in == "float32":
-            u, dt, B_BKNL, C_BKNL = u.float(), dt.float(), B_BKNL.float(), C_BKNL.float()
+        # autocast leaves some products in float32 (an einsum over one number), so the types are made alike here
+        reads = torch.float32 if half and self.scan_in == "float32" else u.dtype
+        u, dt, B_BKNL, C_BKNL = (t.to(reads) for t in (u, dt, B_BKNL, C_BKNL))
         rows = slice(groups.start * D, groups.stop * D)
         y = selective_scan(
             u,

@@ -10,7 +10,8 @@ from vmamba.config.paths import conf_dir
 from vmamba.models.fields import choose
 
 HOW = ("projection", "cross_scan", "scan_in", "scan_out", "sequential")
-NOT_OURS = ("defaults", "family", "name", "kwargs", "num_classes", "in_chans")
+# drop_path belongs to training: a model made in Python has none unless asked for
+NOT_OURS = ("defaults", "family", "name", "kwargs", "num_classes", "in_chans", "drop_path")
 
 
 @dataclass(frozen=True)

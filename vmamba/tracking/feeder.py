@@ -140,6 +140,14 @@ def settle(folder: RunFolder, pid: int | None = None) -> None:
             curves.draw(folder)
 
 
+def owner(folder: RunFolder) -> int | None:
+    """The process that is writing this run folder right now, if it is alive on this host and not this one."""
+    status = folder.read_status()
+    pid = status.get("pid")
+    here = status.get("state") == "running" and status.get("host") == socket.gethostname()
+    return pid if here and pid != os.getpid() and _alive(pid) else None
+
+
 def note(folder: RunFolder, delivered: bool, message: str) -> None:
     """Leaves word of the last delivery in ``mlflow.json``, beside the notes on the stores."""
     write_json(folder.mlflow, read_json(folder.mlflow) | {"delivered": delivered, "message": message})

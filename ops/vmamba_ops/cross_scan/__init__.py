@@ -4,10 +4,10 @@ from torch import Tensor
 
 from ..choose import choose
 from . import naive, views
-from .lines import line_merge, line_scan
+from .lines import line_scan
 from .routes import ROUTES, check, index_map
 
-__all__ = ["ROUTES", "cross_merge", "cross_scan", "index_map", "line_merge", "line_scan"]
+__all__ = ["ROUTES", "cross_merge", "cross_scan", "index_map", "line_scan"]
 
 
 def _checked(op: str, name: str, tensor: Tensor, takes: str, dims: int, route_axis: int | None) -> None:

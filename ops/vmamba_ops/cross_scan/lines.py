@@ -6,11 +6,6 @@ from torch import Tensor
 AXES = ("row", "column")
 
 
-def _check(axis: str) -> None:
-    if axis not in AXES:
-        raise ValueError(f"line_scan: unknown axis {axis!r}; choose {', '.join(AXES)}")
-
-
 def line_scan(x: Tensor, axis: str) -> Tensor:
     """Every row (or column) of an image as a sequence of its own, read forward and backward.
 
@@ -22,27 +17,9 @@ def line_scan(x: Tensor, axis: str) -> Tensor:
     Raises:
         ValueError: unknown axis, or ``x`` not of four dimensions.
     """
-    _check(axis)
+    if axis not in AXES:
+        raise ValueError(f"line_scan: unknown axis {axis!r}; choose {', '.join(AXES)}")
     if x.dim() != 4:
         raise ValueError(f"line_scan: x is {tuple(x.shape)}; it takes (B, C, H, W)")
     lines = (x.permute(0, 2, 1, 3) if axis == "row" else x.permute(0, 3, 1, 2)).flatten(0, 1)
     return torch.stack([lines, lines.flip(-1)], 1)
-
-
-def line_merge(y: Tensor, axis: str, batch: int) -> Tensor:
-    """The adjoint of ``line_scan``: puts both directions back in place and adds them.
-
-    Args:
-        y: (B * H, 2, C, W) for "row", (B * W, 2, C, H) for "column".
-        axis: "row" or "column".
-        batch: B.
-    Returns:
-        (B, C, H, W).
-    Raises:
-        ValueError: unknown axis, or ``y`` not of that shape.
-    """
-    _check(axis)
-    if y.dim() != 4 or y.shape[1] != 2 or y.shape[0] % batch:
-        raise ValueError(f"line_merge: y is {tuple(y.shape)}; it takes ({batch} * lines, 2, C, length)")
-    lines = (y[:, 0] + y[:, 1].flip(-1)).unflatten(0, (batch, y.shape[0] // batch))
-    return lines.permute(0, 2, 1, 3) if axis == "row" else lines.permute(0, 2, 3, 1)

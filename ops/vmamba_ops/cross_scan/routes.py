@@ -10,7 +10,7 @@ def check(routes: str) -> None:
     """Raise ValueError unless ``routes`` is one of ``ROUTES``."""
     if routes == "cascade2d":
         raise ValueError(
-            "cross_scan: routes 'cascade2d' is two passes, not one scan; use line_scan and line_merge along the rows, "
+            "cross_scan: routes 'cascade2d' is two passes, not one scan; use line_scan along the rows, "
             "then along the columns"
         )
     if routes not in ROUTES:

@@ -41,11 +41,11 @@ def _merge(y: Tensor, routes: str, one_by_one: bool, channel_first: bool) -> Ten
     batch, _, channels, height, width = y.shape
     length = height * width
     y = y.flatten(3)
-    out = _empty(y, channel_first, batch, 4 if one_by_one else 1, channels, length)
     if routes == "unidi":
-        return out.copy_(y) if one_by_one else torch.sum(y, 1, keepdim=True, out=out)
+        return _laid_out(y.clone() if one_by_one else y.sum(1, keepdim=True), channel_first)
     backward = y[:, 2:].flip(-1)
     if one_by_one:
+        out = _empty(y, channel_first, batch, 4, channels, length)
         out[:, :2].copy_(y[:, :2])
         out[:, 2:].copy_(backward)
         if routes == "cross2d":
@@ -57,8 +57,12 @@ def _merge(y: Tensor, routes: str, one_by_one: bool, channel_first: bool) -> Ten
     second = both[:, 1]
     if routes == "cross2d":
         second = second.unflatten(2, (width, height)).transpose(2, 3).reshape(batch, channels, length)
-    torch.add(both[:, 0], second, out=out[:, 0])
-    return out
+    return _laid_out((both[:, 0] + second)[:, None], channel_first)
+
+
+def _laid_out(x: Tensor, channel_first: bool) -> Tensor:
+    """x (B, K, C, L) in that memory layout: itself where it lies so already."""
+    return x.contiguous() if channel_first else x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
 
 
 class _Scan(torch.autograd.Function):

@@ -1,0 +1,101 @@
+"""The command, end to end: what a user types, the folder it leaves, and what each mistake costs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SMOKE = ["debug=smoke", "tracking=none"]
+
+
+def vmamba(cwd: Path, *words: str, **env: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "vmamba.run", *words]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, **env})
+
+
+def only(cwd: Path) -> Path:
+    (folder,) = [path for path in (cwd / "outputs").iterdir() if path.is_dir()]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a run of two steps."""
+    cwd = tmp_path_factory.mktemp("trained")
+    done = vmamba(cwd, *SMOKE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"run folder: {only(cwd)}" in done.stdout
+    return only(cwd)
+
+
+def test_the_run_folder_is_whole(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.yaml", "overrides.yaml", "manifest.json", "metrics.jsonl", "result.json", "curves.png"} <= names
+    assert json.loads((trained / "status.json").read_text())["state"] == "finished"
+    result = json.loads((trained / "result.json").read_text())
+    assert result["steps"] == 2 and "val/acc1" in result["final"] and result["params"] == 467018
+    manifest = json.loads((trained / "manifest.json").read_text())
+    assert manifest["op_backend"] == "cpu" or manifest["device"] != "cpu"
+
+
+def test_evaluating_a_run_folder_needs_nothing_else(trained, tmp_path):
+    done = vmamba(tmp_path, "mode=eval", f"ckpt={trained}", "tracking=none", f"outputs={tmp_path}/outputs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    result = json.loads((only(tmp_path) / "result.json").read_text())
+    assert result["mode"] == "eval" and 0 <= result["final"]["val/acc1"] <= 100
+
+
+def test_the_same_run_again_gives_the_same_numbers(trained, tmp_path):
+    done = vmamba(tmp_path, "--from", str(trained), f"outputs={tmp_path}/outputs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, again = ((f / "result.json").read_text() for f in (trained, only(tmp_path)))
+    assert json.loads(first)["final"]["val/loss"] == json.loads(again)["final"]["val/loss"]
+
+
+def test_resuming_goes_on_in_the_same_folder(tmp_path):
+    assert vmamba(tmp_path, *SMOKE).returncode == 0
+    folder = only(tmp_path)
+    done = vmamba(tmp_path, "--resume", str(folder), "limit.train_steps=4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "resuming from" in done.stdout and only(tmp_path) == folder
+    assert json.loads((folder / "result.json").read_text())["steps"] == 4
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and max(steps) == 4
+
+
+MISTAKES = {
+    "no data set": (["data=imagenet"], "data.root is missing", "image-net.org"),
+    "wrong layout": (["data=imagenet", "data.root={tmp}"], "no train", "<root>/train/<class>/<image>"),
+    "no checkpoint": (["mode=eval", "ckpt={tmp}/none.pt"], "no such file or run folder", "ckpt="),
+    "no run folder": (["--resume", "{tmp}/none"], "no such file", "run folder"),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_costs_one_line_and_leaves_nothing(case, tmp_path):
+    words, *parts = MISTAKES[case]
+    done = vmamba(tmp_path, *(word.format(tmp=tmp_path) for word in words))
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = (done.stdout + done.stderr).strip().splitlines()
+    assert len(lines) == 1, lines
+    assert all(part in lines[0] for part in parts), lines
+    assert not list(tmp_path.glob("outputs/*"))
+
+
+def test_a_checkpoint_of_another_model_is_named(trained, tmp_path):
+    ckpt = f"ckpt={trained}/checkpoints/best.pt"
+    done = vmamba(tmp_path, "mode=eval", "model=tiny", "data=digits", "tracking=none", ckpt)
+    assert done.returncode == 2
+    line = next(text for text in done.stdout.splitlines() if " E " in text)
+    assert "not a checkpoint of this model" in line and "model=nano" in line
+
+
+def test_two_processes_share_one_folder(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, "-m", "vmamba.run", *SMOKE], cwd=tmp_path, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((only(tmp_path) / "manifest.json").read_text())["world_size"] == 2
