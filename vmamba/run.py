@@ -98,7 +98,7 @@ def _again(flag: str, folder: Path, overrides: list[str]) -> None:
     run = validate(cfg, cuda=rules.cuda_here())
     target = folder
     if flag == "--from":
-        target = Path(run.outputs) / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{run.name}"
+        target = Path(run.outputs) / f"{run.name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     log_to(target)
     start(cfg, target, overrides)
 

@@ -42,7 +42,7 @@ def sync(folders: list[Path], uri: str | None = None) -> int:
 
 def _sync_one(folder: RunFolder, given: str | None) -> str:
     if not folder.path.is_dir():
-        raise UserError(f"{folder.path}: no such folder; name run folders, e.g. outputs/2026-01-31_12-00-00-cls-nano")
+        raise UserError(f"{folder.path}: no such folder; name run folders, outputs/NAME-DATE_TIME")
     if not folder.metrics.is_file() and not folder.result.is_file():
         raise UserError(f"{folder.path}: not a run folder (it has neither metrics.jsonl nor result.json)")
     uri = uri_of(folder, config_of(folder), given)
