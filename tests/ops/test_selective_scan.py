@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from vmamba_ops import dispatch, selective_scan
+from vmamba_ops.selective_scan import cpu_memory
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ops" / "selective_scan_f64"
 DATA = load_file(GOLDEN.with_suffix(".safetensors"))
@@ -63,7 +64,7 @@ def test_golden(case, backend):
             torch.testing.assert_close(tensor.grad, golden[f"d{name}"], rtol=1e-10, atol=1e-10, msg=name)
 
 
-SHAPES = [(1, 1, 1, 1, 1), (2, 3, 5, 2, 7), (1, 4, 9, 1, 257), (3, 1, 6, 3, 49), (1, 2, 33, 4, 300)]
+SHAPES = [(1, 1, 1, 1, 1), (2, 3, 5, 2, 7), (1, 4, 9, 1, 257), (3, 1, 6, 3, 49), (1, 2, 33, 4, 300), (2, 1, 17, 2, 132)]
 
 
 @pytest.mark.parametrize("softplus", [True, False])
@@ -129,6 +130,16 @@ def test_non_contiguous_and_partial_gradients():
     assert u.grad is not None and all(t.grad is None for t in inputs[1:])
     with torch.no_grad():
         assert not selective_scan(*inputs, True, backend="cpu").requires_grad
+
+
+@pytest.mark.parametrize("advice", [True, False])
+@pytest.mark.parametrize("mebibytes", [0, 1, 7])
+def test_large_results_hold_what_is_written(mebibytes, advice, monkeypatch):
+    if not advice:
+        monkeypatch.setattr(cpu_memory, "_madvise", lambda: None)
+    tensor = cpu_memory.empty((mebibytes, 2**18), torch.float32)
+    assert tensor.shape == (mebibytes, 2**18) and tensor.dtype == torch.float32 and tensor.is_contiguous()
+    assert tensor.fill_(1).sum() == mebibytes * 2**18
 
 
 def test_same_bits_for_any_number_of_threads():

@@ -1,7 +1,8 @@
 """The selective scan on the CPU: torch operators around the kernels of ``cpu_kernels``.
 
 ``vmamba_ops::selective_scan_cpu`` and its backward are ``torch.library`` operators with fake kernels, so
-``torch.compile``, ``torch.export`` and dispatch modes see them.
+``torch.compile``, ``torch.export`` and dispatch modes see them. The third result, ``states``, is for the
+backward alone.
 """
 
 import torch
@@ -9,8 +10,9 @@ from torch import Tensor
 
 from .. import threads
 from . import cpu_kernels as kernels
+from .cpu_memory import empty
 
-_UNITS = 16  # parts of work that the backward is cut into at least, so that it fills the threads at batch 1
+_UNITS = 16  # about so many parts the backward's work is cut into, so that it fills the threads at batch 1
 
 torch.library.define(
     "vmamba_ops::selective_scan_cpu",
@@ -41,25 +43,30 @@ def _shape(A: Tensor, B: Tensor) -> tuple[int, int, int, int]:
     return groups, A.shape[0] // groups, states, length
 
 
-def _chunks(length: int) -> int:
-    return (length + kernels.CHUNK - 1) // kernels.CHUNK
+def _tiles(per_group: int, dtype: torch.dtype) -> int:
+    return -(-per_group // kernels.lanes(dtype.itemsize))
+
+
+def _saved_shape(u: Tensor, A: Tensor, B: Tensor, dtype: torch.dtype) -> tuple[int, int, int, int]:
+    groups, per_group, states, length = _shape(A, B)
+    tiles = u.shape[0] * groups * _tiles(per_group, dtype)
+    return tiles, -(-length // kernels.CHUNK), states, kernels.lanes(dtype.itemsize)
 
 
 def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype):
     dtype = _state_dtype(u, delta, B, C)
-    batch, dim, length = u.shape
+    batch, dim, _ = u.shape
     shape = groups, per_group, states, _ = _shape(A, B)
-    out = torch.empty(u.shape, dtype=dtype)
+    out = empty(u.shape, dtype)
     last = torch.empty(batch, dim, states, dtype=dtype)
-    saved = torch.empty(batch, dim, _chunks(length), states, dtype=dtype)
+    saved = empty(_saved_shape(u, A, B, dtype), dtype)
     inputs = [_flat(t, dtype) for t in (u, delta, A, B, C, D, delta_bias)]
     results = [_flat(t, dtype) for t in (out, saved, last)]
 
     def kernel(first: int, stop: int) -> None:
         kernels.forward(*inputs, delta_softplus, shape, *results, first, stop)
 
-    tiles = (per_group + kernels.TILE - 1) // kernels.TILE
-    threads.run(kernel, batch * groups * tiles, u.numel() * states)
+    threads.run(kernel, batch * groups * _tiles(per_group, dtype), u.numel() * states)
     return out.to(out_dtype), last, saved
 
 
@@ -67,17 +74,18 @@ def _backward(dout, dlast, states, u, delta, A, B, C, D, delta_bias, delta_softp
     dtype = states.dtype
     batch, dim, length = u.shape
     shape = groups, per_group, N, _ = _shape(A, B)
-    tiles = (per_group + kernels.TILE - 1) // kernels.TILE
-    parts = min(tiles, (_UNITS + batch * groups - 1) // (batch * groups))
+    tiles = _tiles(per_group, dtype)
+    per_part = -(-tiles * batch * groups // _UNITS)
+    parts = -(-tiles // per_part)
     inputs = [_flat(t, dtype) for t in (u, delta, A, B, C, D, delta_bias)]
     adjoints = [_flat(t, dtype) for t in (dout, u.new_zeros(batch, dim, N) if dlast is None else dlast, states)]
-    du, ddelta = torch.empty(u.shape, dtype=dtype), torch.empty(u.shape, dtype=dtype)
+    du, ddelta = empty(u.shape, dtype), empty(u.shape, dtype)
     dA, dD, dbias = (torch.empty(1, batch, size, dtype=dtype) for size in (dim * N, dim, dim))
-    dB, dC = (torch.empty(batch * groups, parts, N * length, dtype=dtype) for _ in range(2))
+    dB, dC = (empty((batch * groups, parts, N * length), dtype) for _ in range(2))
     results = [_flat(t, dtype) for t in (du, ddelta, dA, dB, dC, dD, dbias)]
 
     def kernel(first: int, stop: int) -> None:
-        kernels.backward(*inputs, delta_softplus, shape, parts, *adjoints, *results, first, stop)
+        kernels.backward(*inputs, delta_softplus, shape, parts, per_part, *adjoints, *results, first, stop)
 
     threads.run(kernel, batch * groups * parts, 2 * u.numel() * N)
     return (
@@ -102,11 +110,11 @@ def _total(x: Tensor, like: Tensor) -> Tensor:
 
 @torch.library.register_fake("vmamba_ops::selective_scan_cpu")
 def _forward_fake(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype):
-    batch, dim, length = u.shape
+    batch, dim, _ = u.shape
     dtype = _state_dtype(u, delta, B, C)
     out = torch.empty(u.shape, dtype=out_dtype, device=u.device)
     last = torch.empty((batch, dim, A.shape[1]), dtype=dtype, device=u.device)
-    return out, last, torch.empty((batch, dim, _chunks(length), A.shape[1]), dtype=dtype, device=u.device)
+    return out, last, torch.empty(_saved_shape(u, A, B, dtype), dtype=dtype, device=u.device)
 
 
 @torch.library.register_fake("vmamba_ops::selective_scan_cpu_backward")

@@ -1,224 +1,105 @@
 """The selective scan compiled for the CPU by Numba: one forward and one backward kernel, float32 and float64.
 
-Legend: N states, rows = batch * groups * per_group, tile = up to 4 rows of one group whose recurrences run
-interleaved (one alone would wait for its own multiply-add at every step), chunk = CHUNK steps whose buffers stay in
-the nearest caches. Inside a chunk everything but the recurrence is a plain loop over contiguous numbers with one
-store, which LLVM turns into SIMD; sums keep a fixed order, so results depend neither on the run nor on the number of
-threads. Arrays are flat and addressed by unsigned offsets: a view costs more than a short row, a signed index a test
-for negative values that keeps the loop scalar.
+Legend: N states, rows = batch * groups * per_group, W numbers in a vector, tile = W rows of one group, which are the
+lanes of the vectors (they share B and C, and the recurrence needs no sum over lanes), chunk = CHUNK steps of a tile,
+whose buffers (steps, W) stay in the nearest cache. Sums keep a fixed order, so results depend neither on the run nor on
+the number of threads. Arrays are flat.
 
-Everything compiled is in this one file: Numba's disk cache notices a change of the file a kernel is in, and no other.
+Numba's disk cache notices a change of the file a kernel is in, and no other: helpers stay here, and the text of
+``cpu_simd`` is part of the kernels' names.
 """
 
+import hashlib
 import math
+from pathlib import Path
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
+from numba import njit
 
-CHUNK = 256
-TILE = 4
-_at = np.uintp
+from . import cpu_simd
+from .cpu_simd import choose, exp2, fill, load, log1p, prefetch, spread, store, sums, turn
+
+CHUNK = 64
+_LOG2E = math.log2(math.e)
+_SIMD = hashlib.sha256(Path(cpu_simd.__file__).read_bytes()).hexdigest()[:12]
 
 
-def _jit(function=None, reassociate=False):
-    if function is None:
-        return lambda f: _jit(f, reassociate)
-    flags = {
-        "nogil": True,
-        "error_model": "numpy",
-        "fastmath": {"contract", "reassoc"} if reassociate else {"contract"},
-    }
+def lanes(itemsize: int) -> int:
+    """W for numbers of ``itemsize`` bytes."""
+    return cpu_simd.BYTES // itemsize
+
+
+def _jit(function):
+    function.__qualname__ += f"_{_SIMD}"
+    flags = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
     try:
         return njit(cache=True, **flags)(function)
     except RuntimeError:  # no folder for the cache can be written: compile anew in every process
         return njit(**flags)(function)
 
 
-def _exp_of(real, integer, mantissa, bias, low, high, ln2_high, ln2_low, degree):
-    """exp: x = n ln 2 + r, Taylor polynomial in |r| <= ln 2 / 2, times 2^n in two halves (so that it can underflow)."""
-    magic = real(1.5 * 2.0**mantissa)  # adding it rounds to an integer, held in the low bits
-    magic_bits = magic.view(integer)
-    low, high, log2e, ln2_high, ln2_low = real(low), real(high), real(1 / math.log(2)), real(ln2_high), real(ln2_low)
-    bias, shift, one = integer(bias), integer(mantissa), integer(1)
-    terms = tuple(real(1 / math.factorial(k)) for k in range(degree, -1, -1))
-
-    def exp(x):
-        x = low if x < low else x
-        x = high if x > high else x
-        shifted = x * log2e + magic
-        n = shifted - magic
-        r = (x - n * ln2_high) - n * ln2_low
-        p = terms[0]
-        for term in terms[1:]:
-            p = p * r + term
-        i = real(shifted).view(integer) - magic_bits
-        half = i >> one
-        s = integer((half + bias) << shift)
-        t = integer((i - half + bias) << shift)
-        return p * s.view(real) * t.view(real)
-
-    return exp
-
-
-def _log1p_of(real, terms):
-    """log(1 + z) for 0 <= z <= 1 as 2 atanh(s), s = z / (2 + z) <= 1/3."""
-    two = real(2)
-    series = tuple(real(2 / (2 * k + 1)) for k in range(terms - 1, -1, -1))
-
-    def log1p(z):
-        s = z / (two + z)
-        square = s * s
-        p = series[0]
-        for term in series[1:]:
-            p = p * square + term
-        return p * s
-
-    return log1p
-
-
-_EXP = {
-    types.float32: _exp_of(np.float32, np.int32, 23, 127, -104.0, 89.0, 0.693359375, -2.12194440e-4, 7),
-    types.float64: _exp_of(
-        np.float64, np.int64, 52, 1023, -746.0, 710.0, 0.6931471803691238, 1.9082149292705877e-10, 13
-    ),
-}
-_LOG1P = {types.float32: _log1p_of(np.float32, 8), types.float64: _log1p_of(np.float64, 17)}
-
-
-def _exp(x): ...
-
-
-def _log1p(z): ...
-
-
-@overload(_exp)
-def _(x):
-    return _EXP.get(x)
-
-
-@overload(_log1p)
-def _(z):
-    return _LOG1P.get(z)
+@_jit
+def _prefetch(array, i, length, rows, steps, W):
+    """array[i + r length + t] for r < ``rows``: the hardware does not foresee so many short pieces."""
+    for r in range(rows):
+        for t in range(0, steps, W):
+            prefetch(array, i + r * length + t)
 
 
 @_jit
-def _exp_all(x, n):
-    for t in range(n):
-        x[_at(t)] = _exp(x[_at(t)])
+def _read(source, i, length, rows, steps, target, j, W):
+    """target[j + t W + r] = source[i + r length + t]; 0 in the lanes from ``rows`` on."""
+    done = steps // W * W if rows == W else 0
+    for t in range(0, done, W):
+        turn(source, i + t, length, target, j + t * W, W)
+    for r in range(W):
+        for t in range(done, steps):
+            target[np.uintp(j + t * W + r)] = source[np.uintp(i + r * length + t)] if r < rows else source.dtype.type(0)
 
 
 @_jit
-def _softplus_all(x, n, zero, one, linear_above):
-    """x -> softplus(x), exactly x above ``linear_above``."""
-    for t in range(n):
-        v = x[_at(t)]
-        soft = _log1p(_exp(-abs(v))) + (v if v > zero else zero)
-        x[_at(t)] = v if v > linear_above else soft
+def _write(source, j, target, i, length, rows, steps, W):
+    """target[i + r length + t] = source[j + t W + r] for r < ``rows``."""
+    done = steps // W * W if rows == W else 0
+    for t in range(0, done, W):
+        turn(source, j + t * W, W, target, i + t, length)
+    for r in range(rows):
+        for t in range(done, steps):
+            target[np.uintp(i + r * length + t)] = source[np.uintp(j + t * W + r)]
 
 
 @_jit
-def _softplus_slope_all(x, slope, n, zero, one, linear_above):
-    """x -> softplus(x) in place; its derivative, the sigmoid, in ``slope``."""
-    for t in range(n):
-        v = x[_at(t)]
-        z = _exp(-abs(v))
-        sigmoid = (one if v > zero else z) / (one + z)
-        slope[_at(t)] = one if v > linear_above else sigmoid
-        soft = _log1p(z) + (v if v > zero else zero)
-        x[_at(t)] = v if v > linear_above else soft
+def _add_sums(source, j, target, i, steps, W):
+    """target[i + t] += the sum of the vector at source[j + t W]; ``source`` has whole multiples of W steps to spoil."""
+    done = steps // W * W
+    for t in range(0, done, W):
+        store(target, i + t, load(target, i + t) + sums(source, j + t * W))
+    if done < steps:
+        store(source, j, sums(source, j + done * W))
+        for t in range(done, steps):
+            target[np.uintp(i + t)] += source[np.uintp(j + t - done)]
 
 
 @_jit
-def _recur(a, x, h, n):
-    """h[t+1] = a[t] h[t] + x[t] for four rows of n (h: n + 1) that lie one after the other; h[0] is given."""
-    a1, a2, a3, i1, i2, i3 = n, 2 * n, 3 * n, n + 1, 2 * n + 2, 3 * n + 3
-    h0, h1, h2, h3 = h[0], h[_at(i1)], h[_at(i2)], h[_at(i3)]
-    for t in range(n):
-        h0 = a[_at(t)] * h0 + x[_at(t)]
-        h1 = a[_at(a1 + t)] * h1 + x[_at(a1 + t)]
-        h2 = a[_at(a2 + t)] * h2 + x[_at(a2 + t)]
-        h3 = a[_at(a3 + t)] * h3 + x[_at(a3 + t)]
-        h[_at(t + 1)], h[_at(i1 + t + 1)], h[_at(i2 + t + 1)], h[_at(i3 + t + 1)] = h0, h1, h2, h3
+def _parameters(source, first, rows, stride, count, factor, target, j, W):
+    """target[j + s W + r] = source[first + r stride + s] * factor, 0 for r >= rows or without a source."""
+    for s in range(count):
+        for r in range(W):
+            there = source.size > 0 and r < rows
+            target[j + s * W + r] = source[first + r * stride + s] * factor if there else factor * 0
 
 
 @_jit
-def _recur_back(a, x, e, n):
-    """e[t] = a[t] e[t+1] + x[t] for four rows of n (e: n + 1) that lie one after the other; e[n] is given."""
-    a1, a2, a3, i1, i2, i3 = n, 2 * n, 3 * n, n + 1, 2 * n + 2, 3 * n + 3
-    e0, e1, e2, e3 = e[_at(n)], e[_at(i1 + n)], e[_at(i2 + n)], e[_at(i3 + n)]
-    for t in range(n - 1, -1, -1):
-        e0 = a[_at(t)] * e0 + x[_at(t)]
-        e1 = a[_at(a1 + t)] * e1 + x[_at(a1 + t)]
-        e2 = a[_at(a2 + t)] * e2 + x[_at(a2 + t)]
-        e3 = a[_at(a3 + t)] * e3 + x[_at(a3 + t)]
-        e[_at(t)], e[_at(i1 + t)], e[_at(i2 + t)], e[_at(i3 + t)] = e0, e1, e2, e3
+def _aligned(like, vectors, W):
+    """Room for ``vectors`` vectors, zeroed, and the offset at which they start on a boundary of their size."""
+    room = np.zeros((vectors + 1) * W, like.dtype)
+    return room, (-(room.ctypes.data // room.itemsize)) % W
 
 
 @_jit
-def _scale(out, i, x, j, factor, n):
-    for t in range(n):
-        out[_at(i + t)] = x[_at(j + t)] * factor
-
-
-@_jit
-def _shift(out, i, x, j, offset, n):
-    for t in range(n):
-        out[_at(i + t)] = x[_at(j + t)] + offset
-
-
-@_jit
-def _times(out, i, x, j, y, k, n):
-    for t in range(n):
-        out[_at(i + t)] = x[_at(j + t)] * y[_at(k + t)]
-
-
-@_jit
-def _add(out, i, x, j, n):
-    for t in range(n):
-        out[_at(i + t)] += x[_at(j + t)]
-
-
-@_jit
-def _add_times(out, i, x, j, y, k, n):
-    for t in range(n):
-        out[_at(i + t)] += x[_at(j + t)] * y[_at(k + t)]
-
-
-@_jit
-def _add_sum_times(out, i, x, j, y, k, z, l, n):
-    for t in range(n):
-        out[_at(i + t)] += (x[_at(j + t)] + y[_at(k + t)]) * z[_at(l + t)]
-
-
-@_jit
-def _add_scaled(out, i, x, j, y, k, factor, n):
-    for t in range(n):
-        out[_at(i + t)] += x[_at(j + t)] * y[_at(k + t)] * factor
-
-
-@_jit(reassociate=True)
-def _dot(x, j, y, k, zero, n):
-    total = zero
-    for t in range(n):
-        total += x[_at(j + t)] * y[_at(k + t)]
-    return total
-
-
-@_jit(reassociate=True)
-def _dot3(x, j, y, k, z, l, zero, n):
-    total = zero
-    for t in range(n):
-        total += x[_at(j + t)] * y[_at(k + t)] * z[_at(l + t)]
-    return total
-
-
-@_jit(reassociate=True)
-def _sum(x, j, zero, n):
-    total = zero
-    for t in range(n):
-        total += x[_at(j + t)]
-    return total
+def _softplus(v, z, zero, limit):
+    """softplus(v), v above ``limit``, with z = exp(-|v|)."""
+    return choose(v, limit, v, log1p(z) + choose(v, zero, v, zero))
 
 
 @_jit
@@ -226,48 +107,57 @@ def forward(u, delta, A, B, C, D, bias, softplus, shape, out, states, last, firs
     """Tiles ``first`` to ``stop`` of the forward scan; arrays are flat, in this order of axes.
 
     u, delta, out (rows, L); A (groups, per_group, N); B, C (batch, groups, N, L); D, bias (groups, per_group) or
-    empty; states (rows, chunks, N): the state before each chunk, for the backward; last (rows, N).
+    empty; last (rows, N); states (tiles in all, chunks, N, W): the state before each chunk, for the backward.
     ``shape`` is (groups, per_group, N, L).
     """
     groups, per_group, N, L = shape
-    tiles = (per_group + TILE - 1) // TILE
-    chunks = (L + CHUNK - 1) // CHUNK
-    zero, one, linear_above = u.dtype.type(0), u.dtype.type(1), u.dtype.type(20)
-    room = TILE * (min(L, CHUNK) + 1)
-    dt = np.zeros(room, u.dtype)
-    w = np.zeros(room, u.dtype)
-    a = np.zeros(room, u.dtype)
-    x = np.zeros(room, u.dtype)
-    h = np.zeros(room, u.dtype)
+    W = len(fill(u, u.dtype.type(0)))
+    tiles, chunks = (per_group + W - 1) // W, (L + CHUNK - 1) // CHUNK
+    zero, linear = fill(u, u.dtype.type(0)), fill(u, u.dtype.type(20))
+    log2e = u.dtype.type(_LOG2E)
+    to_base_2 = fill(u, log2e)
+    size = min(L, CHUNK) * W
+    room, dt = _aligned(u, 3 * (size // W) + 2 * N + 2, W)
+    w, y, exponent = dt + size, dt + 2 * size, dt + 3 * size
+    state = exponent + N * W
+    skip, shift = state + N * W, state + N * W + W
     for unit in range(first, stop):
         group = unit // tiles
-        offset = (unit - group * tiles) * TILE
-        m = min(TILE, per_group - offset)
+        offset = (unit - group * tiles) * W
+        m = min(W, per_group - offset)
         row, channel = group * per_group + offset, (group % groups) * per_group + offset
+        _parameters(A, channel * N, m, N, N, log2e, room, exponent, W)
+        _parameters(D, channel, m, 1, 1, u.dtype.type(1), room, skip, W)
+        _parameters(bias, channel, m, 1, 1, u.dtype.type(1), room, shift, W)
+        for s in range(N):
+            store(room, state + s * W, zero)
         for chunk in range(chunks):
             t0 = chunk * CHUNK
             n = min(L - t0, CHUNK)
-            for r in range(m):
-                _shift(dt, r * n, delta, (row + r) * L + t0, bias[channel + r] if bias.size else zero, n)
-            if softplus:
-                _softplus_all(dt, m * n, zero, one, linear_above)
-            for r in range(m):
-                here = (row + r) * L + t0
-                _times(w, r * n, dt, r * n, u, here, n)
-                _scale(out, here, u, here, D[channel + r] if D.size else zero, n)
+            for array in (delta, u, out):
+                _prefetch(array, row * L + t0 + CHUNK, L, m, min(CHUNK, L - t0 - n), W)
+            _read(delta, row * L + t0, L, m, n, room, dt, W)
+            _read(u, row * L + t0, L, m, n, room, w, W)
+            for t in range(0, n * W, W):
+                v, x = load(room, dt + t) + load(room, shift), load(room, w + t)
+                if softplus:
+                    v = _softplus(v, exp2(choose(v, zero, zero - v, v) * to_base_2), zero, linear)
+                store(room, dt + t, v)
+                store(room, w + t, v * x)
+                store(room, y + t, x * load(room, skip))
             for s in range(N):
                 shared = (group * N + s) * L + t0
-                for r in range(m):
-                    _scale(a, r * n, dt, r * n, A[(channel + r) * N + s], n)
-                    _times(x, r * n, w, r * n, B, shared, n)
-                    start = last[(row + r) * N + s] if chunk else zero
-                    h[r * (n + 1)] = start
-                    states[((row + r) * chunks + chunk) * N + s] = start
-                _exp_all(a, m * n)
-                _recur(a, x, h, n)
-                for r in range(m):
-                    _add_times(out, (row + r) * L + t0, h, r * (n + 1) + 1, C, shared, n)
-                    last[(row + r) * N + s] = h[r * (n + 1) + n]
+                a, h = load(room, exponent + s * W), load(room, state + s * W)
+                store(states, ((unit * chunks + chunk) * N + s) * W, h)
+                for t in range(n):
+                    i = t * W
+                    h = exp2(load(room, dt + i) * a) * h + load(room, w + i) * spread(B, shared + t)
+                    store(room, y + i, load(room, y + i) + h * spread(C, shared + t))
+                store(room, state + s * W, h)
+            _write(room, y, out, row * L + t0, L, m, n, W)
+        for r in range(m):
+            for s in range(N):
+                last[(row + r) * N + s] = room[state + s * W + r]
 
 
 @_jit
@@ -282,6 +172,7 @@ def backward(
     softplus,
     shape,
     parts,
+    per_part,
     dout,
     dlast,
     states,
@@ -295,92 +186,117 @@ def backward(
     first,
     stop,
 ):
-    """Parts ``first`` to ``stop`` of the backward scan; arrays are flat, as in ``forward``.
+    """Parts ``first`` to ``stop`` of the backward scan, ``parts`` a group and ``per_part`` tiles a part.
 
-    dA (rows, N), dD, dbias (rows,): sums over L, still to be added over the batch. dB, dC
-    (batch, groups, parts, N, L): sums over the channels of a part, still to be added over the parts.
-    With g[t] = C[t] dout[t] + a[t+1] g[t+1] the adjoint of h, the buffer e holds a[t] g[t].
+    Arrays are flat, as in ``forward``. dA (rows, N), dD, dbias (rows,): sums over L, still to be added over the batch.
+    dB, dC (batch, groups, parts, N, L): sums over the channels of a part, still to be added over the parts.
+    With g[t] = C[t] dout[t] + a[t+1] g[t+1] the adjoint of h, e is a[t] g[t].
     """
     groups, per_group, N, L = shape
-    chunks = (L + CHUNK - 1) // CHUNK
-    per_part = ((per_group + TILE - 1) // TILE + parts - 1) // parts * TILE
-    zero, one, linear_above = u.dtype.type(0), u.dtype.type(1), u.dtype.type(20)
-    room = TILE * (min(L, CHUNK) + 1)
-    dt = np.zeros(room, u.dtype)
-    w = np.zeros(room, u.dtype)
-    a = np.zeros(room, u.dtype)
-    x = np.zeros(room, u.dtype)
-    c = np.zeros(room, u.dtype)
-    slope = np.zeros(room, u.dtype)
-    dw = np.zeros(room, u.dtype)
-    ddt = np.zeros(room, u.dtype)
-    h = np.zeros(room, u.dtype)
-    e = np.zeros(room, u.dtype)
-    carry = np.zeros(TILE * N, u.dtype)
+    one = u.dtype.type(1)
+    W = len(fill(u, one))
+    tiles, chunks = (per_group + W - 1) // W, (L + CHUNK - 1) // CHUNK
+    zero, ones, linear = fill(u, u.dtype.type(0)), fill(u, one), fill(u, u.dtype.type(20))
+    to_base_2 = fill(u, u.dtype.type(_LOG2E))
+    size = (min(L, CHUNK) + W - 1) // W * W * W
+    room, dt = _aligned(u, 10 * (size // W) + 3 * N + 4, W)
+    x, w, dy = dt + size, dt + 2 * size, dt + 3 * size
+    slope, a, h = dt + 4 * size, dt + 5 * size, dt + 6 * size
+    p, dw, ddt = dt + 7 * size, dt + 8 * size, dt + 9 * size
+    rate = ddt + size
+    carry, dA_sum = rate + N * W, rate + 2 * N * W
+    skip = dA_sum + N * W
+    shift, dD_sum, dbias_sum = skip + W, skip + 2 * W, skip + 3 * W
     for unit in range(first, stop):
         group = unit // parts
         part = unit - group * parts
-        dB[unit * N * L : (unit + 1) * N * L] = zero
-        dC[unit * N * L : (unit + 1) * N * L] = zero
-        for offset in range(part * per_part, min(per_group, (part + 1) * per_part), TILE):
-            m = min(TILE, per_group - offset)
+        dB[unit * N * L : (unit + 1) * N * L] = u.dtype.type(0)
+        dC[unit * N * L : (unit + 1) * N * L] = u.dtype.type(0)
+        for tile in range(part * per_part, min(tiles, (part + 1) * per_part)):
+            offset = tile * W
+            m = min(W, per_group - offset)
             row, channel = group * per_group + offset, (group % groups) * per_group + offset
-            for i in range(m * N):
-                carry[i] = dlast[row * N + i]
-                dA[row * N + i] = zero
-            for r in range(m):
-                dD[row + r] = zero
-                dbias[row + r] = zero
+            _parameters(A, channel * N, m, N, N, one, room, rate, W)
+            _parameters(D, channel, m, 1, 1, one, room, skip, W)
+            _parameters(bias, channel, m, 1, 1, one, room, shift, W)
+            _parameters(dlast, row * N, m, N, N, one, room, carry, W)
+            for s in range(N):
+                store(room, dA_sum + s * W, zero)
+            store(room, dD_sum, zero)
+            store(room, dbias_sum, zero)
             for chunk in range(chunks - 1, -1, -1):
                 t0 = chunk * CHUNK
                 n = min(L - t0, CHUNK)
-                for r in range(m):
-                    _shift(dt, r * n, delta, (row + r) * L + t0, bias[channel + r] if bias.size else zero, n)
-                if softplus:
-                    _softplus_slope_all(dt, slope, m * n, zero, one, linear_above)
-                for r in range(m):
-                    _times(w, r * n, dt, r * n, u, (row + r) * L + t0, n)
-                dw[: m * n] = zero
-                ddt[: m * n] = zero
+                if chunk:
+                    for array in (delta, u, dout, ddelta, du):
+                        _prefetch(array, row * L + t0 - CHUNK, L, m, CHUNK, W)
+                _read(delta, row * L + t0, L, m, n, room, dt, W)
+                _read(u, row * L + t0, L, m, n, room, x, W)
+                _read(dout, row * L + t0, L, m, n, room, dy, W)
+                for i in range(0, n * W, W):
+                    v = load(room, dt + i) + load(room, shift)
+                    if softplus:
+                        z = exp2(choose(v, zero, zero - v, v) * to_base_2)
+                        sigmoid = choose(v, zero, ones, z) / (ones + z)
+                        store(room, slope + i, choose(v, linear, ones, sigmoid))
+                        v = _softplus(v, z, zero, linear)
+                    else:
+                        store(room, slope + i, ones)
+                    store(room, dt + i, v)
+                    store(room, w + i, v * load(room, x + i))
+                    store(room, dw + i, zero)
+                    store(room, ddt + i, zero)
                 for s in range(N):
                     shared = (group * N + s) * L + t0
                     summed = (unit * N + s) * L + t0
-                    for r in range(m):
-                        here = (row + r) * L + t0
-                        _scale(a, r * n, dt, r * n, A[(channel + r) * N + s], n)
-                        _times(x, r * n, w, r * n, B, shared, n)
-                        _times(c, r * n, dout, here, C, shared, n)
-                        h[r * (n + 1)] = states[((row + r) * chunks + chunk) * N + s]
-                        e[r * (n + 1) + n] = carry[r * N + s]
-                    _exp_all(a, m * n)
-                    _recur(a, x, h, n)
-                    _times(x, 0, a, 0, c, 0, m * n)
-                    _recur_back(a, x, e, n)
-                    for r in range(m):
-                        i, j = r * n, r * (n + 1)
-                        carry[r * N + s] = e[j]
-                        _add_times(dC, summed, dout, (row + r) * L + t0, h, j + 1, n)
-                        _add_sum_times(dB, summed, c, i, e, j + 1, w, i, n)
-                        _add_sum_times(dw, i, c, i, e, j + 1, B, shared, n)
-                        _add_scaled(ddt, i, e, j, h, j, A[(channel + r) * N + s], n)
-                        dA[(row + r) * N + s] += _dot3(e, j, h, j, dt, i, zero, n)
-                for r in range(m):
-                    i, here = r * n, (row + r) * L + t0
-                    _add_times(ddt, i, dw, i, u, here, n)
-                    if softplus:
-                        _times(ddelta, here, ddt, i, slope, i, n)
-                    else:
-                        _scale(ddelta, here, ddt, i, one, n)
-                    _scale(du, here, dout, here, D[channel + r] if D.size else zero, n)
-                    _add_times(du, here, dw, i, dt, i, n)
-                    dD[row + r] += _dot(dout, here, u, here, zero, n)
-                    dbias[row + r] += _sum(ddelta, here, zero, n)
+                    A_s = load(room, rate + s * W)
+                    exponent = A_s * to_base_2
+                    state = load(states, (((group * tiles + tile) * chunks + chunk) * N + s) * W)
+                    for t in range(n):
+                        i = t * W
+                        store(room, h + i, state)
+                        a_t = exp2(load(room, dt + i) * exponent)
+                        store(room, a + i, a_t)
+                        state = a_t * state + load(room, w + i) * spread(B, shared + t)
+                        store(room, p + i, load(room, dy + i) * state)
+                    _add_sums(room, p, dC, summed, n, W)
+                    e, total = load(room, carry + s * W), zero
+                    for t in range(n - 1, -1, -1):
+                        i = t * W
+                        g = load(room, dy + i) * spread(C, shared + t) + e
+                        e = load(room, a + i) * g
+                        da = e * load(room, h + i)
+                        total = total + da * load(room, dt + i)
+                        store(room, p + i, g * load(room, w + i))
+                        store(room, dw + i, load(room, dw + i) + g * spread(B, shared + t))
+                        store(room, ddt + i, load(room, ddt + i) + da * A_s)
+                    _add_sums(room, p, dB, summed, n, W)
+                    store(room, carry + s * W, e)
+                    store(room, dA_sum + s * W, load(room, dA_sum + s * W) + total)
+                D_sum, bias_sum = zero, zero
+                for i in range(0, n * W, W):
+                    dy_t, u_t, dw_t = load(room, dy + i), load(room, x + i), load(room, dw + i)
+                    D_sum = D_sum + dy_t * u_t
+                    step = (load(room, ddt + i) + dw_t * u_t) * load(room, slope + i)
+                    bias_sum = bias_sum + step
+                    store(room, ddt + i, step)
+                    store(room, dw + i, dy_t * load(room, skip) + dw_t * load(room, dt + i))
+                store(room, dD_sum, load(room, dD_sum) + D_sum)
+                store(room, dbias_sum, load(room, dbias_sum) + bias_sum)
+                _write(room, ddt, ddelta, row * L + t0, L, m, n, W)
+                _write(room, dw, du, row * L + t0, L, m, n, W)
+            for r in range(m):
+                dD[row + r], dbias[row + r] = room[dD_sum + r], room[dbias_sum + r]
+                for s in range(N):
+                    dA[(row + r) * N + s] = room[dA_sum + s * W + r]
 
 
 @_jit
 def add_parts(x, total, parts, size):
     """x (outer, parts, size) -> total (outer, size), both flat: the sum over ``parts`` in order."""
     for i in range(total.size // size):
-        _scale(total, i * size, x, i * parts * size, x.dtype.type(1), size)
-        for p in range(1, parts):
-            _add(total, i * size, x, (i * parts + p) * size, size)
+        for p in range(parts):
+            here = (i * parts + p) * size
+            for t in range(size):
+                before = total[np.uintp(i * size + t)] if p else x.dtype.type(0)
+                total[np.uintp(i * size + t)] = before + x[np.uintp(here + t)]
