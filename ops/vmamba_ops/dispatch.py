@@ -4,6 +4,7 @@ import logging
 from functools import cache
 from importlib.util import find_spec
 
+from . import nvrtc
 from .limits import TABLES, Limit
 
 log = logging.getLogger("vmamba_ops")
@@ -21,7 +22,10 @@ def _reason(name: str, limit: Limit, device_type: str) -> str:
     if device_type not in limit.devices:
         return f"it runs on {' and '.join(limit.devices)}, not on {device_type}; use backend=auto"
     absent = [package for package in limit.requires if not _installed(package)]
-    return f"it needs {', '.join(absent)}: pip install {' '.join(absent)}" if absent else ""
+    if absent:
+        note = f" ({limit.note})" if limit.note else ""
+        return f"it needs {', '.join(absent)}: pip install {' '.join(absent)}{note}"
+    return nvrtc.missing() if limit.nvrtc else ""
 
 
 def available(device_type: str, op: str = "selective_scan") -> dict[str, str]:

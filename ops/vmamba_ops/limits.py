@@ -18,6 +18,9 @@ class Limit:
     dtypes: tuple[str, ...]
     rank: int | None = None
     requires: tuple[str, ...] = ()  # Python packages that must be importable
+    note: str = ""  # what to know before installing them
+    out_as_in: bool = False  # computes its output in the input's dtype, float32 out of 16-bit input is not to be had
+    nvrtc: bool = False  # needs the CUDA run-time compiler
     missing: str = ""
 
 
@@ -33,9 +36,16 @@ LIMITS: dict[str, Limit] = {
     "naive": Limit(None, _ANY, _ALL, rank=9),
     "cpu": Limit(None, ("cpu",), _ALL, rank=0, requires=("numba",)),
     "triton": _absent(256, "the Triton scan"),
-    "core": _absent(256, "the CUDA scan with output in the input's dtype"),
-    "oflex": _absent(256, "the CUDA scan with float32 output"),
-    "mamba_ssm": _absent(256, "the bridge to the mamba_ssm package"),
+    "core": Limit(256, ("cuda",), _FLOAT, out_as_in=True, nvrtc=True),
+    "oflex": Limit(256, ("cuda",), _FLOAT, rank=1, nvrtc=True),
+    "mamba_ssm": Limit(
+        256,
+        ("cuda",),
+        _FLOAT,
+        requires=("mamba_ssm",),
+        note="it needs a CUDA compiler to install",
+        out_as_in=True,
+    ),
     "fused": _absent(1, "the fused four-route scan"),
 }
 """Backends of ``selective_scan``."""

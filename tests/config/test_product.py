@@ -66,6 +66,12 @@ def test_channel_last_only_types_are_refused_channel_first(outcomes):
     assert not outcomes[("tiny", "v0", "ln", "auto", "cls", False)]
 
 
+def test_a_backend_that_breaks_the_forward_types_promise_is_refused(outcomes):
+    lines = outcomes[("tiny", "v05", "ln2d", "core", "cls", True)]
+    assert len(lines) == 1 and "promises float32" in lines[0] and "scan=oflex" in lines[0]
+    assert not outcomes[("tiny", "v2", "ln2d", "core", "cls", True)]
+
+
 def test_composition_agrees_with_the_walk(outcomes):
     """A sample of the points, through Hydra itself and from the command line's words."""
     rng = random.Random(0)

@@ -153,6 +153,12 @@ def _backend(run: Run, cuda: bool | None) -> Iterator[str]:
             f"scan={backend} takes d_state up to {limit.max_d_state}, model.d_state={run.model.d_state}: "
             "take scan=auto, or a smaller model.d_state"
         )
+    half = run.precision.amp != "fp32" and run.forward_type.scan_in == "input"
+    if limit.out_as_in and half and run.forward_type.scan_out == "float32":
+        yield (
+            f"scan={backend} writes its output in the input's type, forward_type={run.forward_type.name} promises "
+            "float32 out of 16-bit input: take scan=oflex, or forward_type=v2, or precision=fp32"
+        )
     on_cpu = run.device == "cpu" or (run.device == "auto" and cuda is False)
     if on_cpu and "cpu" not in limit.devices:
         why = "device=cpu" if run.device == "cpu" else "there is no CUDA device here"

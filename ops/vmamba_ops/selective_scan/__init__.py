@@ -85,6 +85,12 @@ def selective_scan(
     choice = choose("selective_scan", backend, u, A.shape[1])
     if choice == "cpu":
         from .cpu import selective_scan as scan  # here, so that Numba is imported by those alone who run it
+    elif choice == "oflex":
+        from .cuda import selective_scan as scan
+    elif choice == "core":
+        from .cuda import core as scan
+    elif choice == "mamba_ssm":
+        from .mamba import selective_scan as scan
     else:
         from .naive import selective_scan as scan
     out, last = scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype)

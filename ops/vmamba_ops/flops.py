@@ -1,0 +1,45 @@
+"""FLOPs of the selective scan by the two rules in use, and their registration with ``torch.utils.flop_counter``.
+
+Both are upstream VMamba's conventions, so that numbers compare: these are FLOPs, while fvcore, whose totals they are
+added to, counts a multiply-add of a convolution or matrix product once. ``FlopCounterMode`` counts those twice; see
+``scan_flops`` for the scan's own share.
+"""
+
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+RULES = ("new", "old")
+
+
+def scan_flops(batch: int, length: int, dim: int, states: int, with_D: bool = True, rule: str = "new") -> int:
+    """FLOPs of one forward scan over ``dim`` channels (all groups together).
+
+    Args:
+        rule: "new" is 9 B L D N (since February 2024, Mamba's authors' count); "old" re-counts the reference
+            implementation's three einsums, 3.5 B L D N (upstream rounds it to four digits on the way). Both add
+            B L D for the skip term.
+    Raises:
+        ValueError: unknown rule.
+    """
+    if rule not in RULES:
+        raise ValueError(f"scan_flops: unknown rule {rule!r}; choose {', '.join(RULES)}")
+    positions = batch * length * dim
+    return (9 * positions * states if rule == "new" else 7 * positions * states // 2) + with_D * positions
+
+
+def _forward(u_shape: Any, delta_shape: Any, A_shape: Any, B_shape: Any, C_shape: Any, D_shape: Any, *_, **__) -> int:
+    batch, dim, length = u_shape
+    return scan_flops(batch, length, dim, A_shape[1], isinstance(D_shape, torch.Size))
+
+
+def _backward(dout_shape: Any, dlast: Any, states: Any, u_shape: Any, delta: Any, A_shape: Any, *rest, **__) -> int:
+    """Twice the forward, as for a matrix product: one product for each of its two inputs."""
+    return 2 * _forward(u_shape, delta, A_shape, *rest)
+
+
+def register(op: str) -> None:
+    """Register ``vmamba_ops::<op>`` and ``<op>_backward``, with the arguments of ``selective_scan_cpu``, once."""
+    register_flop_formula(getattr(torch.ops.vmamba_ops, op))(_forward)
+    register_flop_formula(getattr(torch.ops.vmamba_ops, f"{op}_backward"))(_backward)
