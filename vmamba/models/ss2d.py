@@ -55,7 +55,7 @@ class SS2D(nn.Module):
         self.gate, self.routes, self.projection, self.sequential = gate, routes, projection, sequential
         self.scan_in, self.scan_out, self.backend = scan_in, scan_out, backend
         # "auto" takes the Triton kernel where there is one, and plain torch on a CPU
-        self.cross_backend = "auto" if cross_scan == "triton" else "torch"
+        self.scan_route = self.merge_route = "auto" if cross_scan == "triton" else "torch"
         linear = make_linear(first)
         self.in_proj = linear(channels, inner if gate == "none" else 2 * inner, bias=False)
         self.conv2d = nn.Conv2d(inner, inner, conv, padding=conv // 2, groups=inner, bias=conv_bias) if conv else None
@@ -90,13 +90,13 @@ class SS2D(nn.Module):
     def _cross(self, x_BDHW: Tensor) -> Tensor:
         """The four routes at once, merged in the network's layout."""
         B, D, H, W = x_BDHW.shape
-        x_BKDL = cross_scan(x_BDHW, self.routes, backend=self.cross_backend)
+        x_BKDL = cross_scan(x_BDHW, self.routes, backend=self.scan_route)
         if self.sequential:
             y_BKDL = torch.cat([self._scan(x_BKDL[:, k : k + 1], slice(k, k + 1)) for k in range(K)], dim=1)
         else:
             y_BKDL = self._scan(x_BKDL, slice(0, K))
         y_BKDHW = y_BKDL.view(B, K, D, H, W)
-        y = cross_merge(y_BKDHW, self.routes, in_channel_first=self.first, backend=self.cross_backend)
+        y = cross_merge(y_BKDHW, self.routes, in_channel_first=self.first, backend=self.merge_route)
         return y.view(B, D, H, W) if self.first else y.view(B, H, W, D)
 
     def _cascade(self, x_BDHW: Tensor) -> Tensor:

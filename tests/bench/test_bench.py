@@ -1,0 +1,58 @@
+"""The benchmarks run, in their small form, and say what they measured."""
+
+import csv
+
+import pytest
+import torch
+
+from vmamba.bench import report
+from vmamba.bench.__main__ import main
+from vmamba.bench.speed_history import build, steps
+
+
+@pytest.mark.parametrize(("what", "least"), [("ops", 4), ("speed_history", 16)])
+def test_small_form(what, least, tmp_path, capsys):
+    assert main([what, "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob(f"{what}_cpu-*.csv")
+    rows = list(csv.DictReader(path.open()))
+    assert len(rows) >= least and {"card", "torch", "small"} <= set(rows[0])
+    assert str(path) in capsys.readouterr().out
+    if what == "ops":
+        assert all(float(row["fwd_bwd_ms"]) > float(row["floor_fwd_bwd_ms"]) > 0 for row in rows)
+    else:
+        measured = [row for row in rows if row["s_per_iter"]]
+        assert all(float(row["s_per_iter"]) > 0 for row in measured) and "ours: v05, ln2d, scan=auto" in {
+            row["step"] for row in measured
+        }
+        assert all(row["note"].startswith("absent: ") for row in rows if not row["s_per_iter"])
+
+
+def test_every_step_computes_the_same_function():
+    x, outputs = torch.randn(1, 3, 32, 32), []
+    for step in steps():
+        model = build(step, torch.device("cpu")).eval()
+        torch.manual_seed(0)
+        for p in model.parameters():
+            torch.nn.init.normal_(p, std=0.1)
+        for module in model.modules():
+            if hasattr(module, "backend"):
+                module.backend = "auto"  # the backends themselves are tests/ops' matter
+        with torch.no_grad():
+            outputs.append(model(x))
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_large_form_is_refused_on_a_cpu(tmp_path, capsys):
+    assert main(["ops", "--device", "cpu", "--out", str(tmp_path)]) == 2
+    assert "--small" in capsys.readouterr().err
+
+
+def test_numbers_go_to_mlflow(tmp_path):
+    import mlflow
+
+    rows, uri = [{"op": "scan", "fwd_ms": 1.5, "note": None}], f"sqlite:///{tmp_path}/mlflow.db"
+    path = report.save("ops", "card", rows, tmp_path, {"batch": 2})
+    report.to_mlflow("ops", rows, {"batch": 2}, path, uri)
+    (run,) = mlflow.MlflowClient(uri).search_runs(["1"])
+    assert run.data.metrics == {"scan/fwd_ms": 1.5} and run.data.params == {"batch": "2"}

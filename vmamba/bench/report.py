@@ -1,0 +1,70 @@
+"""What a benchmark leaves: a table on the terminal, a CSV named after the machine, and an MLflow run."""
+
+import csv
+import datetime
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from vmamba.tracking import store
+
+Row = dict[str, Any]
+
+
+def show(rows: list[Row]) -> None:
+    """The rows as an aligned table; a number as its three significant digits, None as a dash."""
+    names = list(rows[0])
+    cells = [[_text(row[name]) for name in names] for row in rows]
+    widths = [max(len(name), *(len(line[i]) for line in cells)) for i, name in enumerate(names)]
+    for line in [names, *cells]:
+        print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
+
+
+def save(kind: str, card: str, rows: list[Row], folder: Path, conditions: Row) -> Path:
+    """Writes ``<kind>_<card>_<date>.csv``, every row with the conditions it was measured under."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{kind}_{card}_{datetime.date.today():%Y-%m-%d}.csv"
+    conditions = conditions | {"torch": version("torch"), "triton": _version("triton")}
+    conditions["python"] = sys.version.split()[0]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, [*rows[0], *conditions])
+        writer.writeheader()
+        writer.writerows({**row, **conditions} for row in rows)
+    return path
+
+
+def to_mlflow(kind: str, rows: list[Row], conditions: Row, path: Path, uri: str) -> None:
+    """One run: the conditions as params, every number of every named row as a metric, the CSV as an artifact."""
+    uri = store.absolute(uri, Path.cwd())
+    client = store.connect(uri)
+    experiment = store.experiment(client, uri, "vmamba-bench", path.parent.resolve())
+    run = client.create_run(experiment, run_name=path.stem, tags={"bench": kind}).info.run_id
+    for name, value in conditions.items():
+        client.log_param(run, name, value)
+    for row in rows:
+        label = "/".join(str(v) for v in row.values() if isinstance(v, str | int) and v != "")
+        for name, value in row.items():
+            if isinstance(value, float):
+                client.log_metric(run, _clean(f"{label}/{name}"), value)
+    client.log_artifact(run, str(path))
+    client.set_terminated(run)
+
+
+def _clean(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "_-./ " else "_" for c in name)[:250]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:
+        return "absent"
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
