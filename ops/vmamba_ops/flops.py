@@ -2,13 +2,16 @@
 
 Both are upstream VMamba's conventions, so that numbers compare: these are FLOPs, while fvcore, whose totals they are
 added to, counts a multiply-add of a convolution or matrix product once. ``FlopCounterMode`` counts those twice; see
-``scan_flops`` for the scan's own share.
+``scan_flops`` for the scan's own share. A counter knows the operators that exist when it is made: ``counter`` makes one
+that knows them all.
 """
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 RULES = ("new", "old")
 
@@ -43,3 +46,11 @@ def register(op: str) -> None:
     """Register ``vmamba_ops::<op>`` and ``<op>_backward``, with the arguments of ``selective_scan_cpu``, once."""
     register_flop_formula(getattr(torch.ops.vmamba_ops, op))(_forward)
     register_flop_formula(getattr(torch.ops.vmamba_ops, f"{op}_backward"))(_backward)
+
+
+def counter(**kwargs: Any) -> FlopCounterMode:
+    """``FlopCounterMode(**kwargs)`` that counts the scan whichever backend runs it (by the new rule)."""
+    for module, needs in (("cpu", "numba"), ("triton", "triton"), ("cuda", "torch")):
+        if find_spec(needs):
+            import_module(f".selective_scan.{module}", __package__)
+    return FlopCounterMode(**kwargs)

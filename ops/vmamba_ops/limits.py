@@ -35,7 +35,7 @@ _ALL = (*_FLOAT, "float64")
 LIMITS: dict[str, Limit] = {
     "naive": Limit(None, _ANY, _ALL, rank=9),
     "cpu": Limit(None, ("cpu",), _ALL, rank=0, requires=("numba",)),
-    "triton": _absent(256, "the Triton scan"),
+    "triton": Limit(256, ("cuda",), _FLOAT, rank=2, requires=("triton",)),
     "core": Limit(256, ("cuda",), _FLOAT, out_as_in=True, nvrtc=True),
     "oflex": Limit(256, ("cuda",), _FLOAT, rank=1, nvrtc=True),
     "mamba_ssm": Limit(
@@ -52,8 +52,8 @@ LIMITS: dict[str, Limit] = {
 
 CROSS_LIMITS: dict[str, Limit] = {
     "naive": Limit(None, _ANY, _ALL, rank=9),
-    "torch": Limit(None, _ANY, _ALL, rank=0),
-    "triton": _absent(None, "the Triton cross scan"),
+    "torch": Limit(None, _ANY, _ALL, rank=1),
+    "triton": Limit(None, ("cuda",), _ALL, rank=0, requires=("triton",)),
 }
 """Backends of ``cross_scan`` and ``cross_merge``; the line scans are plain torch and take no backend."""
 

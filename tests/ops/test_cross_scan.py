@@ -131,5 +131,5 @@ def test_bad_input(call, words):
 
 
 def test_absent_backend():
-    with pytest.raises(RuntimeError, match=r"'triton' cannot run here: .*usable: naive, torch"):
+    with pytest.raises(RuntimeError, match=r"'triton' cannot run here: it runs on cuda, not on cpu; .*: naive, torch"):
         vmamba_ops.cross_scan(torch.zeros(1, 2, 3, 4), backend="triton")

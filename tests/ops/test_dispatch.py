@@ -51,7 +51,7 @@ def test_auto_takes_the_best_and_says_so_once(caplog):
         ranks = {name: LIMITS[name].rank for name, why in dispatch.available("cuda").items() if not why}
         best = min((name for name, rank in ranks.items() if rank is not None), key=ranks.get)
         assert dispatch.resolve("selective_scan", "auto", "cuda") == best
-        assert dispatch.resolve("cross_scan", "auto", "cuda", dtype="float64") == "torch"
+        assert dispatch.resolve("cross_scan", "auto", "cuda", dtype="float64") == "triton"
     assert [(record.levelname, record.getMessage().split(": ")[0]) for record in caplog.records] == [
         ("INFO", "selective_scan on cpu"),
         ("WARNING" if best == "naive" else "INFO", "selective_scan on cuda"),

@@ -5,6 +5,7 @@ ours with the reference, ours with mamba_ssm, mamba_ssm with the reference, and 
 """
 
 import os
+from functools import partial
 from itertools import product
 
 import pytest
@@ -52,11 +53,14 @@ def _inputs(length, groups, dtype, has_D, has_bias):
 
 
 def _run(backend, inputs, softplus):
+    dtype = inputs[0].dtype
+    if backend == "naive":  # the reference in float64: in float32 its own dA is off by up to 1e-5 of the largest
+        inputs = [t if t is None else t.double() for t in inputs]
     inputs = [t if t is None else t.detach().requires_grad_() for t in inputs]
     out, last = selective_scan(*inputs, softplus, backend=backend, return_last_state=True)
     given = {name: t for name, t in zip(NAMES, inputs, strict=True) if t is not None}
     generator = torch.Generator(DEVICE).manual_seed(1)
-    cotangent = torch.randn(out.shape, generator=generator, device=DEVICE).to(out.dtype)
+    cotangent = torch.randn(out.shape, generator=generator, device=DEVICE).to(dtype).to(out.dtype)
     gradients = torch.autograd.grad(out, list(given.values()), cotangent)
     return out.detach(), last.detach(), dict(zip(given, gradients, strict=True))
 
@@ -68,7 +72,7 @@ def _compare(mode, length, groups, dtype, flags):
     rtol, atol = TOLERANCES[dtype]
     limits = {"u": (2 * rtol, 2 * atol), "delta": (5 * rtol, 10 * atol), "A": (1e-3, 5e-3)}
     limits |= {"B": (rtol, atol), "C": (rtol, atol), "D": (1e-3, 1e-3), "delta_bias": (1e-3, 1e-3)}
-    close = torch.testing.assert_close
+    close = partial(torch.testing.assert_close, check_dtype=False)
     for has_D, has_bias, softplus in flags:
         inputs = _inputs(length, groups, dtype, has_D, has_bias)
         out, last, gradients = _run(MODES[mode][0], inputs, softplus)
@@ -77,8 +81,8 @@ def _compare(mode, length, groups, dtype, flags):
         close(last, expected_last, rtol=rtol, atol=atol)
         for name, gradient in gradients.items():
             r, a = limits[name]
-            if name == "A":  # entries reach 1e4, where float32 itself rounds by more than upstream's 5e-3
-                a = max(a, 2e-6 * expected[name].abs().max().item())
+            if name in ("A", "delta_bias"):  # entries reach 2e5, where float32 rounds by more than upstream's limit
+                a = max(a, 2e-5 * expected[name].abs().max().item())
             close(gradient, expected[name], rtol=r, atol=a, msg=lambda text, name=name: f"d{name}: {text}")
 
 

@@ -6,6 +6,7 @@ upstream's own (its README of March 2024, memory from its log, in MB as it print
 """
 
 import statistics
+import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,6 +78,7 @@ def run(device: torch.device, small: bool) -> tuple[list[Row], Row]:
         row = {"step": step.name, "s_per_iter": seconds, "images_per_s": batch / seconds if seconds else None}
         row |= {"memory_MB": memory, "A100_s_per_iter": step.a100_s, "A100_memory_MB": step.a100_mb}
         rows.append(row | {"note": f"absent: {why}" if why else ""})
+        print(f"{step.name}: {f'{seconds:.4f} s' if seconds else rows[-1]['note']}", file=sys.stderr, flush=True)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     return rows, {"model": MODEL, "batch": batch, "size": side, "amp": "fp16" if device.type == "cuda" else "fp32"}

@@ -1,5 +1,7 @@
 """Cross scan and cross merge: an image as four sequences and back; the public functions and their checks."""
 
+from types import ModuleType
+
 from torch import Tensor
 
 from ..choose import choose
@@ -15,6 +17,14 @@ def _checked(op: str, name: str, tensor: Tensor, takes: str, dims: int, route_ax
         raise TypeError(f"{op}: {name} is {type(tensor).__name__}; it takes a tensor")
     if tensor.dim() != dims or (route_axis is not None and tensor.shape[route_axis] != 4):
         raise ValueError(f"{op}: {name} is {tuple(tensor.shape)}; it takes {takes}")
+
+
+def _implementation(choice: str) -> ModuleType:
+    if choice == "triton":
+        from . import triton  # here, so that Triton is imported by those alone who run it
+
+        return triton
+    return views
 
 
 def cross_scan(
@@ -51,10 +61,11 @@ def cross_scan(
         x = x.unsqueeze(1 if in_channel_first else 3)
     if not in_channel_first:
         x = x.permute(0, 3, 4, 1, 2)
-    if choose("cross_scan", backend, x) == "naive":
+    choice = choose("cross_scan", backend, x)
+    if choice == "naive":
         y = naive.scan(x, routes)
     else:
-        y = views.scan(x, routes, in_channel_first, out_channel_first)
+        y = _implementation(choice).scan(x, routes, in_channel_first, out_channel_first)
     return (y if out_channel_first else y.permute(0, 3, 1, 2)).contiguous()
 
 
@@ -86,10 +97,11 @@ def cross_merge(
     _checked("cross_merge", "y", y, takes, 5, route_axis)
     if not out_channel_first:
         y = y.permute(0, 3, 4, 1, 2)
-    if choose("cross_scan", backend, y) == "naive":
+    choice = choose("cross_scan", backend, y)
+    if choice == "naive":
         x = naive.merge(y, routes, one_by_one)
     else:
-        x = views.merge(y, routes, one_by_one, in_channel_first, out_channel_first)
+        x = _implementation(choice).merge(y, routes, one_by_one, in_channel_first, out_channel_first)
     if not in_channel_first:
         x = x.permute(0, 3, 1, 2)
     if not one_by_one:

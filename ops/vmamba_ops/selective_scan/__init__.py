@@ -85,6 +85,8 @@ def selective_scan(
     choice = choose("selective_scan", backend, u, A.shape[1])
     if choice == "cpu":
         from .cpu import selective_scan as scan  # here, so that Numba is imported by those alone who run it
+    elif choice == "triton":
+        from .triton import selective_scan as scan
     elif choice == "oflex":
         from .cuda import selective_scan as scan
     elif choice == "core":

@@ -8,7 +8,7 @@ backward alone.
 import torch
 from torch import Tensor
 
-from .. import threads
+from .. import flops, threads
 from . import cpu_kernels as kernels
 from .cpu_memory import empty
 
@@ -145,6 +145,7 @@ def _gradients(ctx, dout, dlast, _):
 torch.library.impl("vmamba_ops::selective_scan_cpu", "CPU", _forward)
 torch.library.impl("vmamba_ops::selective_scan_cpu_backward", "CPU", _backward)
 torch.library.register_autograd("vmamba_ops::selective_scan_cpu", _gradients, setup_context=_save)
+flops.register("selective_scan_cpu")
 
 
 def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype) -> tuple[Tensor, Tensor]:
