@@ -71,7 +71,7 @@ class Bar(Hook):
         return f"step {loop.state.step}/{loop.stop}"
 
     def _text(self) -> str:
-        parts = [f"{SHORT.get(name, name.replace('/', ' '))} {value:.4g}" for name, value in self.shown.items()]
+        parts = [f"{SHORT.get(name, name.replace('/', ' '))} {value:.3g}" for name, value in self.shown.items()]
         return "  ".join([*parts, f"{self.speed:.0f} images/s"] if self.speed else parts)
 
     def _eta(self, loop) -> str:
