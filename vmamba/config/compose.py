@@ -112,10 +112,7 @@ def _choose(cfg: DictConfig, group: str, choice: str) -> None:
     if group in ("model", "experiment"):
         raise UserError(f"{group}={choice}: a saved run keeps its {group}; compose a new run to change it")
     if choice not in choices(group):
-        raise UserError(
-            f"{group}={choice}: there is no {group} '{choice}'.{_near(choice, choices(group))} "
-            f"Choose from: {', '.join(choices(group))}."
-        )
+        raise UserError(_unknown_choice(group, choice))
     path = conf_dir() / group / f"{choice}.yaml"
     file = OmegaConf.load(path)
     file.pop("defaults", None)
@@ -141,7 +138,9 @@ def _compose(overrides: list[str]) -> DictConfig:
             try:
                 return hydra_compose("config", overrides=overrides)
             except MissingConfigException as error:
-                raise UserError(_unknown_choice(error)) from error
+                group, _, value = (error.missing_cfg_file or "").rpartition("/")
+                line = _unknown_choice(group, value) if group else str(error).splitlines()[0]
+                raise UserError(line) from error
             except OverrideParseException as error:
                 raise UserError(f"'{error.override}' is not of the form key=value") from error
             except ConfigCompositionException as error:
@@ -150,11 +149,8 @@ def _compose(overrides: list[str]) -> DictConfig:
         GlobalHydra.instance().hydra = before
 
 
-def _unknown_choice(error: MissingConfigException) -> str:
-    group, _, value = (error.missing_cfg_file or "").rpartition("/")
-    if not group:
-        return str(error).splitlines()[0]
-    options = sorted(error.options or [])
+def _unknown_choice(group: str, value: str) -> str:
+    options = choices(group)
     return f"{group}={value}: there is no {group} '{value}'.{_near(value, options)} Choose from: {', '.join(options)}."
 
 

@@ -83,9 +83,12 @@ def _recipe(run: Run) -> Iterator[str]:
         yield f"recipe.ema.decay={recipe.ema.decay}: must be in (0, 1)"
 
 
+def _on_cpu(run: Run, cuda: bool | None) -> bool:
+    return run.device == "cpu" or (run.device == "auto" and cuda is False)
+
+
 def _precision(run: Run, cuda: bool | None) -> Iterator[str]:
-    on_cpu = run.device == "cpu" or (run.device == "auto" and cuda is False)
-    if run.precision.amp == "fp16" and on_cpu:
+    if run.precision.amp == "fp16" and _on_cpu(run, cuda):
         yield "precision=fp16 needs a GPU: take precision=bf16 or precision=fp32 on a CPU"
     if run.device == "cuda" and cuda is False:
         yield "device=cuda: there is no CUDA device here; take device=auto or device=cpu"
@@ -159,8 +162,7 @@ def _backend(run: Run, cuda: bool | None) -> Iterator[str]:
             f"scan={backend} writes its output in the input's type, forward_type={run.forward_type.name} promises "
             "float32 out of 16-bit input: take scan=oflex, or forward_type=v2, or precision=fp32"
         )
-    on_cpu = run.device == "cpu" or (run.device == "auto" and cuda is False)
-    if on_cpu and "cpu" not in limit.devices:
+    if _on_cpu(run, cuda) and "cpu" not in limit.devices:
         why = "device=cpu" if run.device == "cpu" else "there is no CUDA device here"
         yield f"scan={backend} runs on a GPU and {why}: take scan=auto (or scan=cpu)"
     if "cuda" not in limit.devices and (run.device == "cuda" or (run.device == "auto" and cuda)):
