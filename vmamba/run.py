@@ -17,7 +17,8 @@ from vmamba.config.compose import compose, first_point, load, register, validate
 from vmamba.config.errors import UserError
 from vmamba.config.paths import conf_dir
 
-COMMANDS = {"bench": "vmamba.bench.__main__", "track": "vmamba.track"}  # vmamba <word> …: the module's main(argv)
+# vmamba <word> …: the module's main(argv)
+COMMANDS = {"bench": "vmamba.bench.__main__", "compare": "vmamba.compare.__main__", "track": "vmamba.track"}
 AGAIN = ("--from", "--resume")  # flags that take a run folder
 
 

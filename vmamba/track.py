@@ -6,16 +6,16 @@ ui [OUTPUTS] [--port PORT]   MLflow's pages on the store of an outputs folder, f
 
 import argparse
 import os
-import socket
 import sys
 from pathlib import Path
 
 from vmamba.config.errors import UserError
 from vmamba.tracking import feeder
+from vmamba.tracking import ui as server
 from vmamba.tracking.describe import config_of
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.mlflow_view import View
-from vmamba.tracking.store import NotDelivered, absolute, locked, one_line, quiet, sqlite_path, uri_of
+from vmamba.tracking.store import NotDelivered, absolute, locked, one_line, sqlite_path, uri_of
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -69,19 +69,11 @@ def ui(outputs: Path, uri: str | None, port: int) -> int:
         raise UserError(f"{uri} is a server already: open it in a browser")
     if path is not None and not path.is_file():
         raise UserError(f"{path}: no store there yet; run something first, or name another outputs folder")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(f"port {port} is taken ({error.strerror}): choose another with --port") from error
-    root = path.parent / "mlartifacts" if path else outputs.resolve() / "mlartifacts"
+    if why := server.free(port):
+        raise UserError(f"port {port} is taken ({why}): choose another with --port")
     print(f"MLflow on {uri}: http://127.0.0.1:{port} (about ten seconds to start, Ctrl-C ends it)", flush=True)
-    quiet()
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
-    command = ["-m", "mlflow", "ui", "--backend-store-uri", uri, "--default-artifact-root", str(root)]
-    place = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, *command, *place])
+    command = server.arguments(uri, port, server.artifacts(uri, outputs))
+    os.execv(command[0], command)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,0 +1,129 @@
+"""The comparison of runs: which axes, which rows, what the report says, and what a mistake is told."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from folders import write_run, write_sweep
+
+from vmamba.compare import groups
+from vmamba.compare.__main__ import main
+from vmamba.compare.figures import front
+from vmamba.compare.points import collect
+from vmamba.compare.series import POINTS, evaluations
+from vmamba.compare.store_runs import compare_link
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    return write_sweep(tmp_path / "sweep-demo")
+
+
+def test_the_rows_are_the_values_of_the_axes_and_seeds_are_averaged(sweep):
+    points = collect([sweep])
+    keys = groups.axes(points)
+    assert keys == ["model.d_state", "seed"]  # log_every differs too, and says nothing
+    rows = groups.group(points, keys, "val/acc1")
+    assert [(row.values["model.d_state"], len(row.scores), len(row.points)) for row in rows] == [
+        ("1", 3, 3),
+        ("4", 3, 3),
+        ("16", 0, 1),
+    ]
+    assert rows[0].baseline and rows[0].mean == pytest.approx(80.2) and rows[0].std == pytest.approx(0.2)
+    assert rows[1].difference == pytest.approx(1.9333, abs=1e-3)
+    assert rows[1].p == pytest.approx(0.0002, abs=2e-4) and "significant" in rows[1].hint
+    assert rows[2].mean is None and rows[2].hint == ""
+
+
+def test_sweep_points_are_in_the_order_of_their_numbers(tmp_path):
+    for number in (10, 2, 0):
+        write_run(tmp_path / "s" / str(number), {"seed": number}, 1.0)
+    assert [point.name for point in collect([tmp_path / "s"])] == ["s/0", "s/2", "s/10"]
+
+
+def test_runs_of_different_commands_differ_by_their_configuration(tmp_path):
+    write_run(tmp_path / "a", {"model.name": "nano", "model.d_state": 1}, 1.0)
+    write_run(tmp_path / "b", {"model.name": "tiny", "model.d_state": 16}, 2.0)
+    for name in "ab":
+        (tmp_path / name / "overrides.yaml").unlink()
+    assert groups.axes(collect([tmp_path / "a", tmp_path / "b"])) == ["model.name"]
+
+
+def test_one_seed_gives_a_difference_without_a_test(tmp_path):
+    for number, score in enumerate((70.0, 71.5)):
+        write_run(tmp_path / "s" / str(number), {"norm.name": ["ln", "ln2d"][number]}, score)
+    points = collect([tmp_path / "s"])
+    row = groups.group(points, groups.axes(points), "val/acc1")[1]
+    assert (row.difference, row.p, row.hint) == (1.5, None, "one seed: no test")
+
+
+def test_the_report_is_three_files_that_need_no_network(sweep, capsys):
+    assert main([str(sweep), "--baseline", "d_state=4"]) == 0
+    out = capsys.readouterr().out
+    assert "7 runs: 6 finished, 1 failed" in out and "| 4 | 3 | 82.13 ± 0.15 |  | baseline |" in out
+    assert "sweep-demo/6: failed: loss is nan" in out
+    rows = list(csv.DictReader((sweep / "report" / "report.csv").open()))
+    assert [row["val/acc1"] for row in rows] == ["80.0", "80.4", "80.2", "82.0", "82.3", "82.1", ""]
+    assert {row["params_M"] for row in rows} == {"2.0", ""}
+    html = (sweep / "report" / "report.html").read_text()
+    assert html.count('class="plotly-graph-div"') == 3  # Pareto, axes, curves
+    assert "<script src=" not in html and "<link" not in html
+    assert collect([sweep])[-1].name == "sweep-demo/6"  # the report's own folder is no run
+
+
+def test_another_metric_and_the_ones_there_are(sweep, capsys):
+    assert main([str(sweep), "--metric", "val/loss"]) == 0
+    assert "| 1 | 3 | 1.00 ± 0.00 |" in capsys.readouterr().out
+    assert main([str(sweep), "--metric", "val/acc5"]) == 2
+    assert capsys.readouterr().err.strip().endswith("choose from: val/acc1, val/loss")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "name a sweep folder or run folders"),
+        (["nowhere"], "nowhere: no such folder"),
+        (["."], "neither a run folder nor a sweep folder"),
+        (["{sweep}", "--baseline", "d_state=2"], "no row of this comparison"),
+        (["--runs", "abc", "--uri", "file:/x"], "MLflow takes http(s)"),
+        (["--filter", "tags.x = 'y'", "--uri", "http://127.0.0.1:9"], "no MLflow server answers"),
+    ],
+)
+def test_a_mistake_is_one_line(words, said, sweep, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path / "sweep-demo" / "0" if words == ["."] else tmp_path)
+    for name in ("config.yaml", "status.json"):
+        if words == ["."]:
+            (sweep / "0" / name).unlink()
+    assert main([word.format(sweep=sweep) for word in words]) == 2
+    err = capsys.readouterr().err
+    assert said in err and err.count("\n") == 1
+
+
+def test_a_broken_folder_is_named_and_the_rest_shown(sweep, capsys):
+    (sweep / "0" / "config.yaml").write_text("a: [")
+    assert main([str(sweep)]) == 0
+    out = capsys.readouterr().out
+    assert "7 runs" in out and "not readable" in out
+
+
+def test_the_curve_of_a_long_run_is_thinned_and_keeps_its_end(tmp_path):
+    write_run(tmp_path / "a", {"seed": 0}, 90.0, steps=5 * 1000)
+    curve = evaluations(tmp_path / "a" / "metrics.jsonl", "val/acc1")
+    assert len(curve) == POINTS and curve[0][0] == 5 and curve[-1] == (5000, 90.0)
+    assert evaluations(tmp_path / "nowhere", "val/acc1") == []
+
+
+def test_the_pareto_front_keeps_what_nothing_beats_in_both():
+    spots = [(100.0, 80.0), (200.0, 79.0), (150.0, 78.0), (200.0, 79.5), (50.0, 80.0)]
+    assert front(spots, higher=True) == [3, 0]
+    assert front([(100.0, 1.0), (200.0, 2.0), (150.0, 3.0)], higher=False) == [1, 0]
+
+
+def test_the_link_names_exactly_the_delivered_runs(sweep):
+    for number, run in ((0, "r0"), (3, "r3")):
+        notes = {"stores": {"http://127.0.0.1:5000": {"run_id": run, "experiment_id": "7"}}}
+        (sweep / str(number) / "mlflow.json").write_text(json.dumps(notes))
+    link = compare_link(collect([sweep]), "http://127.0.0.1:5000/")
+    assert link == "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22r0%22%2C%20%22r3%22%5D&experiments=%5B%227%22%5D"
+    assert compare_link(collect([sweep / "1"]), "http://x") == ""

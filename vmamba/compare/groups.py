@@ -1,0 +1,132 @@
+"""Points that differ in their seed alone, as one row: mean, spread, and the difference to a baseline."""
+
+import math
+import statistics
+from dataclasses import dataclass
+
+from vmamba.compare.points import MEASURES, Point
+from vmamba.config.errors import UserError
+
+SEED = "seed"
+# what differs between any two runs and says nothing about them
+NOISE = (
+    "name",
+    "outputs",
+    "resume",
+    "ckpt",
+    "log_every",
+    "tracking.",
+    "launcher.",
+    "checkpoint.",
+    "device",
+    "data.root",
+)
+
+
+@dataclass
+class Group:
+    """The finished points with the same value on every axis. ``mean`` and ``std`` are None without a score."""
+
+    values: dict[str, str]
+    points: list[Point]
+    scores: list[float]
+    mean: float | None = None
+    std: float | None = None  # sample standard deviation; None for fewer than two
+    difference: float | None = None  # mean minus the baseline's
+    p: float | None = None  # Welch's t-test against the baseline, two-sided; None where it cannot be made
+    baseline: bool = False
+
+    @property
+    def label(self) -> str:
+        return ", ".join(f"{short(key)}={value}" for key, value in self.values.items()) or self.points[0].name
+
+    def measure(self, name: str) -> float | None:
+        """The mean of one of ``MEASURES`` over the points that have it."""
+        found = [point.measures[name] for point in self.points if name in point.measures]
+        return statistics.fmean(found) if found else None
+
+    @property
+    def hint(self) -> str:
+        """What the difference is worth, in a word or two."""
+        if self.baseline:
+            return "baseline"
+        if self.p is None:
+            return "one seed: no test" if self.difference is not None else ""
+        stars = "significant" if self.p < 0.05 else "not significant"
+        return f"p = {self.p:.2g}, {stars}"
+
+
+def axes(points: list[Point]) -> list[str]:
+    """The overrides in which the points differ; without any, the configuration's keys in which they differ."""
+    asked = [key for point in points for key in point.asked]
+    keys = [key for key in dict.fromkeys(asked) if not _noise(key)]
+    differing = [key for key in keys if len({point.value(key) for point in points}) > 1]
+    if differing or len(points) < 2:
+        return differing
+    keys = dict.fromkeys(key for point in points for key in point.config)
+    differing = [key for key in keys if not _noise(key) and len({point.value(key) for point in points}) > 1]
+    named = {key.removesuffix(".name") for key in differing if key.endswith(".name")}
+    return [key for key in differing if key.endswith(".name") or key.partition(".")[0] not in named]
+
+
+def group(points: list[Point], keys: list[str], metric: str, baseline: str | None = None) -> list[Group]:
+    """The rows of the table, in the order of the points. ``baseline``: "key=value,…" of a row, None for the first."""
+    rows: dict[tuple, Group] = {}
+    held = [key for key in keys if key != SEED]
+    for point in points:
+        values = {key: point.value(key) for key in held}
+        row = rows.setdefault(tuple(values.values()), Group(values, [], []))
+        row.points.append(point)
+        if (score := point.score(metric)) is not None and math.isfinite(score):
+            row.scores.append(score)
+    found = list(rows.values())
+    for row in found:
+        row.mean = statistics.fmean(row.scores) if row.scores else None
+        row.std = statistics.stdev(row.scores) if len(row.scores) > 1 else None
+    if found:
+        _against(found, _baseline(found, baseline))
+    return found
+
+
+def short(key: str) -> str:
+    """The last part of a dotted key: ``d_state`` for ``model.d_state``; ``model`` for ``model.name``."""
+    parts = key.split(".")
+    return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
+
+
+def measured(rows: list[Group]) -> list[str]:
+    """Those of ``MEASURES`` that any row has."""
+    return [name for name in MEASURES if any(row.measure(name) is not None for row in rows)]
+
+
+def _noise(key: str) -> bool:
+    return any(key == word or (word.endswith(".") and key.startswith(word)) for word in NOISE)
+
+
+def _baseline(rows: list[Group], wanted: str | None) -> Group:
+    if wanted is None:
+        return next((row for row in rows if row.scores), rows[0])
+    pairs = dict(part.strip().partition("=")[::2] for part in wanted.split(","))
+    fits = [row for row in rows if all(_has(row, key, value) for key, value in pairs.items())]
+    if len(fits) != 1:
+        what = "no row" if not fits else f"{len(fits)} rows"
+        raise UserError(
+            f"--baseline {wanted}: {what} of this comparison; the rows are: {'; '.join(r.label for r in rows)}"
+        )
+    return fits[0]
+
+
+def _has(row: Group, key: str, value: str) -> bool:
+    return any(value == own for name, own in row.values.items() if key in (name, short(name)))
+
+
+def _against(rows: list[Group], base: Group) -> None:
+    from scipy.stats import ttest_ind
+
+    base.baseline = True
+    for row in rows:
+        if row is base or not row.scores or not base.scores:
+            continue
+        row.difference = row.mean - base.mean
+        if len(row.scores) > 1 and len(base.scores) > 1 and (row.std or base.std):
+            row.p = float(ttest_ind(row.scores, base.scores, equal_var=False).pvalue)

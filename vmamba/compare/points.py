@@ -1,0 +1,125 @@
+"""The runs to compare, read from their folders: what each was asked to do, how it ended and what it measured."""
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from vmamba.config.errors import UserError
+from vmamba.tracking.atomic import read_json
+from vmamba.tracking.describe import flat
+from vmamba.tracking.folder import RunFolder
+
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, where PyYAML has it
+MEASURES = ("images_per_s", "params_M", "GFLOPs", "memory_GB", "seconds")
+
+
+@dataclass
+class Point:
+    """One run. ``config``: its resolved configuration with dotted keys; ``asked``: its overrides, key to value."""
+
+    name: str
+    folder: RunFolder
+    config: dict
+    asked: dict[str, str]
+    state: str  # of RunFolder's status, or "absent" where nothing has been written yet
+    error: str = ""
+    result: dict = field(default_factory=dict)
+
+    @property
+    def metric(self) -> str:
+        """What "best" means for this run, "val/acc1"."""
+        return str(self.result.get("metric") or self.config.get("task.metric") or "val/acc1")
+
+    @property
+    def higher_is_better(self) -> bool:
+        return bool(self.config.get("task.higher_is_better", True))
+
+    def score(self, metric: str) -> float | None:
+        """The run's best evaluation of ``metric`` (its final one where another metric chose the best checkpoint)."""
+        for group in ("best", "final"):
+            value = (self.result.get(group) or {}).get(metric)
+            if isinstance(value, int | float):
+                return float(value)
+        return None
+
+    @cached_property
+    def measures(self) -> dict[str, float]:
+        """Of ``MEASURES`` those that were recorded; parameters in millions, FLOPs in 1e9, memory in 1e9 bytes."""
+        scales = {"params_M": ("params", 1e6), "GFLOPs": ("flops", 1e9), "memory_GB": ("memory_bytes", 1e9)}
+        found = {}
+        for name in MEASURES:
+            key, scale = scales.get(name, (name, 1.0))
+            value = self.result.get(key)
+            if isinstance(value, int | float):
+                found[name] = value / scale
+        return found
+
+    def value(self, key: str) -> str:
+        """What this run has for the override ``key``: as asked, else as its configuration says."""
+        if key in self.asked:
+            return self.asked[key]
+        for name in (key, f"{key}.name"):
+            if name in self.config:
+                return _text(self.config[name])
+        return "(default)"
+
+
+def collect(paths: Iterable[Path]) -> list[Point]:
+    """The runs of sweep folders and run folders, in order. UserError for a path that is neither."""
+    found: list[Point] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder; name a sweep folder or run folders, e.g. outputs/sweep-NAME-DATE")
+        runs = [path] if is_run(path) else _runs_of(path)
+        if not runs:
+            raise UserError(
+                f"{path}: neither a run folder nor a sweep folder (no config.yaml in it, nor one level down)"
+            )
+        found += [read(run) for run in runs]
+    return found
+
+
+def is_run(path: Path) -> bool:
+    """Whether a folder is a run's."""
+    return (path / "config.yaml").is_file() or (path / "status.json").is_file()
+
+
+def read(path: Path) -> Point:
+    """One run folder as a point; files not there yet count as empty, an unreadable one is named in ``error``."""
+    folder = RunFolder(path)
+    status = folder.read_status()
+    point = Point(folder.name, folder, {}, {}, status.get("state", "absent"), status.get("error", ""))
+    try:
+        point.config = flat(_load(folder.config) or {})
+        point.asked = dict(_split(word) for word in _load(folder.overrides) or [])
+        point.result = read_json(folder.result)
+    except (yaml.YAMLError, ValueError, TypeError, UserError) as error:
+        point.error = f"{path}: not readable ({str(error).splitlines()[0]})"
+    return point
+
+
+def _runs_of(sweep: Path) -> list[Path]:
+    inside = [path for path in sweep.iterdir() if path.is_dir() and is_run(path)]
+    return sorted(
+        inside, key=lambda path: (not path.name.isdigit(), int(path.name) if path.name.isdigit() else 0, path)
+    )
+
+
+def _load(path: Path):
+    return yaml.load(path.read_text(encoding="utf-8"), LOADER) if path.is_file() else None
+
+
+def _split(word: str) -> tuple[str, str]:
+    key, _, value = str(word).partition("=")
+    with suppress(yaml.YAMLError):  # Hydra's grammar is wider than YAML's: what is not YAML is compared as written
+        value = _text(yaml.load(value, LOADER))  # so that [1,2] is the configuration's [1, 2]
+    return key.lstrip("+~"), value
+
+
+def _text(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
