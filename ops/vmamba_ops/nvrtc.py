@@ -108,6 +108,12 @@ def architectures() -> tuple[str, ...]:
     return tuple(f"sm_{number}" for number in numbers)
 
 
+@cache
+def _options() -> tuple[str, ...]:
+    """NVRTC 13 has a cache of its own, whose code comes without the assembler's report: two that start at once meet."""
+    return (*_OPTIONS, "--no-cache") if int(version().split(".")[0]) >= 13 else _OPTIONS
+
+
 def _text(library: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
     size = ctypes.c_size_t()
     getattr(library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
@@ -119,7 +125,7 @@ def _text(library: ctypes.CDLL, what: str, program: ctypes.c_void_p) -> bytes:
 def _compile(source: str, name: str, macros: Sequence[str], arch: str) -> tuple[bytes, str]:
     library, program = _library(), ctypes.c_void_p()
     library.nvrtcCreateProgram(ctypes.byref(program), source.encode(), f"{name}.cu".encode(), 0, None, None)
-    options = [option.encode() for option in (f"--gpu-architecture={arch}", *_OPTIONS, *macros)]
+    options = [option.encode() for option in (f"--gpu-architecture={arch}", *_options(), *macros)]
     failed = library.nvrtcCompileProgram(program, len(options), (ctypes.c_char_p * len(options))(*options))
     report = _text(library, "ProgramLog", program).rstrip(b"\0").decode()
     cubin = b"" if failed else _text(library, "CUBIN", program)
@@ -167,7 +173,7 @@ def compile(source: str, name: str, macros: Mapping[str, object], arch: str, *, 
     if arch not in architectures():
         raise ValueError(f"NVRTC {version()} does not compile for {arch!r}; choose {', '.join(architectures())}")
     defined = sorted(f"-D{key}={value}" for key, value in macros.items())
-    identity = "\0".join((source, arch, version(), *_OPTIONS, *defined))
+    identity = "\0".join((source, arch, version(), *_options(), *defined))
     path = cache_folder() / f"{name}-{arch}-{hashlib.sha256(identity.encode()).hexdigest()[:32]}.cubin"
     if not again:
         with suppress(OSError):  # the report is written first, so that whoever finds the code finds it too
@@ -221,7 +227,6 @@ class Kernel:
             result = driver.cuModuleLoadData(ctypes.byref(self._module), binary.cubin)
         _check(result, self.name)
         _check(driver.cuModuleGetFunction(ctypes.byref(self._function), self._module, entry.encode()), self.name)
-        self.usage = next(usage for usage in binary.usage if usage.name == entry)
         self._shared = 48 * 1024
         self._launch, self._thread = driver.cuLaunchKernelEx, threading.local()
 

@@ -19,7 +19,7 @@ DEVICE = "cuda" if GPU else "cpu"
 LAYOUTS = list(itertools.product((True, False), (True, False)))
 SIZES = [(1, 3, 1, 1), (2, 3, 4, 6), (1, 5, 3, 7), (1, 2, 16, 8)]
 if GPU:  # few, because every one is compiled for every layout and route set
-    SIZES = [(1, 5, 3, 7), (2, 200, 28, 30), (1, 3, 129, 65)]
+    SIZES = [(3, 77, 3, 7), (2, 200, 28, 30), (1, 3, 129, 65)]
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,21 @@ def poisoned(monkeypatch):
 def _integers(batch, slices, channels, height, width, channel_first, dtype):
     x = torch.randint(-9, 9, (batch, slices, channels, height, width), device=DEVICE).to(dtype)
     return x if channel_first else x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2)
+
+
+@pytest.fixture
+def no_small(monkeypatch):
+    """Maps of any size by the kernels of the large ones."""
+    monkeypatch.setattr(backend.triton_small, "LARGEST", 0)
+    backend._plan.cache_clear()
+    yield
+    backend._plan.cache_clear()
+
+
+@pytest.mark.parametrize("one_by_one", [False, True])
+@pytest.mark.parametrize("routes", ROUTES)
+def test_small_maps_by_the_large_kernels(routes, one_by_one, no_small):
+    test_equals_naive(routes, (True, True), one_by_one)
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])

@@ -40,8 +40,10 @@ def cut(monkeypatch):
         monkeypatch.setattr(backend, "tiles", lambda *_: (Tile(*forward), Tile(*backward)))
         monkeypatch.setattr(backend, "segments", lambda _, __, chunks: _segments(parts, chunks))
         monkeypatch.setattr(backend, "blocks_each", lambda _, dim, tile, __: (each, -(-dim // (tile.rows * each))))
+        backend.known.cache_clear()
 
-    return apply
+    yield apply
+    backend.known.cache_clear()
 
 
 def _segments(parts, chunks):

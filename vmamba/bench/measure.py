@@ -1,4 +1,8 @@
-"""Times, bytes and the ceilings they are held against. A CPU is timed by the wall clock, a GPU by its own events."""
+"""Times, bytes, operations and the ceilings they are held against.
+
+A CPU is timed by the wall clock, a GPU by its own events: a call as a user's eager code makes it, the host's work
+included, or the kernels alone, which a CUDA graph replays without the host.
+"""
 
 import platform
 import statistics
@@ -26,6 +30,27 @@ def milliseconds(call: Callable[[], object], device: torch.device, repeats: int,
         call()
     if device.type == "cpu":
         return statistics.median(_wall(call) for _ in range(repeats))
+    return _events(call, device, repeats)
+
+
+def kernel_milliseconds(call: Callable[[], object], device: torch.device, repeats: int, warmup: int = 3) -> float:
+    """As ``milliseconds``, of the kernels of ``call`` alone: on a GPU, of the CUDA graph that it makes."""
+    if device.type == "cpu":
+        return milliseconds(call, device, repeats, warmup)
+    side = torch.cuda.Stream(device)
+    side.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(side):
+        for _ in range(warmup):
+            call()
+    torch.cuda.current_stream(device).wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    graph.replay()
+    return _events(graph.replay, device, repeats)
+
+
+def _events(call: Callable[[], object], device: torch.device, repeats: int) -> float:
     flush = torch.empty(FLUSH, dtype=torch.int8, device=device)
     marks = []
     for _ in range(repeats):
@@ -37,6 +62,19 @@ def milliseconds(call: Callable[[], object], device: torch.device, repeats: int,
         marks.append((start, stop))
     torch.cuda.synchronize(device)
     return statistics.median(start.elapsed_time(stop) for start, stop in marks)
+
+
+def host_microseconds(call: Callable[[], object], device: torch.device, calls: int = 20) -> float:
+    """What a call costs its caller, the least of 40 means: on a GPU, with kernels too short to wait for."""
+    best = float("inf")
+    for _ in range(40):
+        began = time.perf_counter()
+        for _ in range(calls):
+            call()
+        best = min(best, (time.perf_counter() - began) / calls * 1e6)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+    return best
 
 
 def _wall(call: Callable[[], object]) -> float:
@@ -51,6 +89,19 @@ def copy_bandwidth(device: torch.device) -> float:
     source = torch.ones(size, dtype=torch.int8, device=device)
     target = torch.empty_like(source)
     return 2 * size / milliseconds(lambda: target.copy_(source), device, 5) * 1e3
+
+
+def rates(device: torch.device) -> tuple[float, float] | None:
+    """(special functions, float32 multiply-adds) a second of a GPU at its highest clock; None for a CPU.
+
+    Results a clock and multiprocessor: 16 special functions; 64 multiply-adds at compute capability 8.0, later 128
+    (CUDA C++ Programming Guide, table of arithmetic throughput).
+    """
+    if device.type == "cpu":
+        return None
+    about = torch.cuda.get_device_properties(device)
+    clocks = about.multi_processor_count * about.clock_rate * 1e3
+    return 16 * clocks, (64 if (about.major, about.minor) == (8, 0) else 128) * clocks
 
 
 def nbytes(*tensors: torch.Tensor) -> int:

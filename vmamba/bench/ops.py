@@ -1,6 +1,8 @@
-"""Every backend of every op at the shapes of VMamba's stages, against the time its bytes alone would take.
+"""Every backend of every op at the shapes of VMamba's stages, against what their bytes and their arithmetic would take.
 
-The floor counts each input read once and each output written once, over the copy bandwidth measured in the same run.
+Times are of kernels alone (a CUDA graph replayed, the L2 cache cold), and of the same call in eager code. The bytes'
+floor counts each input read once and each output written once, over the copy bandwidth measured in the same run; the
+arithmetic's floor the scan's special functions and multiply-adds, over the card's rates at its highest clock.
 """
 
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from vmamba.bench.measure import copy_bandwidth, milliseconds, nbytes
+from vmamba.bench.measure import copy_bandwidth, kernel_milliseconds, milliseconds, nbytes, rates
 from vmamba.bench.report import Row
 from vmamba_ops import cross_merge, cross_scan, selective_scan
 from vmamba_ops.dispatch import available
@@ -20,7 +22,7 @@ SMALL = [(8, 1, 14), (8, 4, 7)]
 K = 4
 
 # Upstream's oflex scan on one H200, batch 128, ms forward and forward + backward: commit 2ed52ea, its extension patched
-# to build on CUDA 13, torch 2.11, November 2026. Keyed by (channels, N, side, input dtype).
+# to build on CUDA 13, torch 2.11, November 2026. Keyed by (channels, N, side, input dtype); the output is float32.
 UPSTREAM = {
     (96, 1, 56, "float16"): (1.083, 3.698),
     (96, 1, 56, "float32"): (1.114, 3.730),
@@ -47,7 +49,7 @@ UPSTREAM_CROSS = {
 
 def run(device: torch.device, small: bool) -> tuple[list[Row], Row]:
     """The rows of the table, and the conditions they share. ``small`` runs in seconds on a CPU."""
-    batch, repeats = (2, 3) if small else (128, 20)
+    batch, repeats = (2, 3) if small else (128, 10)
     bandwidth = copy_bandwidth(device)
     shapes = SMALL if small else STAGES + STATES
     rows = [row for shape in shapes for row in _scan_rows(device, batch, shape, repeats, bandwidth)]
@@ -56,33 +58,63 @@ def run(device: torch.device, small: bool) -> tuple[list[Row], Row]:
     return rows, {"batch": batch, "routes": K, "bandwidth_GB_s": round(bandwidth / 1e9, 1), "l2": "cold"}
 
 
-def _backends(op: str, device: torch.device) -> list[str]:
-    usable = [name for name, why in available(device.type, op).items() if not why]
+def backends(op: str, device: torch.device) -> list[str]:
+    """Those that run here and are worth timing."""
+    usable = [name for name, why in available(device.type, op).items() if not why and name != "fused"]
     return [name for name in usable if name != "naive" or device.type == "cpu"]
+
+
+def scan_inputs(device: torch.device, batch: int, shape: tuple[int, int, int], dtype: torch.dtype) -> list[Tensor]:
+    """u, delta, A, B, C, D, bias of a stage (channels a route, N, side), ready to be differentiated."""
+    channels, states, side = shape
+    wide = torch.randn(2, batch, K * channels, side * side, device=device).to(dtype)
+    B, C = torch.randn(2, batch, K, states, side * side, device=device).to(dtype)
+    A = -torch.rand(K * channels, states, device=device) - 0.5
+    D, bias = torch.rand(2, K * channels, device=device)
+    return [t.detach().requires_grad_() for t in (*wide, A, B, C, D, bias)]
 
 
 def _scan_rows(device, batch, shape, repeats, bandwidth) -> list[Row]:
     channels, states, side = shape
-    length, rows = side * side, []
+    rows = []
     types = [torch.float16, torch.float32] if device.type == "cuda" else [torch.float32]
-    for dtype, backend in product(types, _backends("selective_scan", device)):
-        wide = torch.randn(2, batch, K * channels, length, device=device)
-        u, delta = wide.to(dtype).requires_grad_()
-        B, C = torch.randn(2, batch, K, states, length, device=device).to(dtype).requires_grad_()
-        A = -torch.rand(K * channels, states, device=device) - 0.5
-        D, bias = torch.rand(2, K * channels, device=device)
-        leaves = [t.detach().requires_grad_() for t in (u, delta, A, B, C, D, bias)]
+    for dtype, backend in product(types, backends("selective_scan", device)):
+        leaves = scan_inputs(device, batch, shape, dtype)
+        # core and mamba_ssm compute in the input's dtype; another would be a conversion of its own
+        out_dtype = dtype if backend in ("core", "mamba_ssm") else torch.float32
 
-        def forward(leaves=leaves, backend=backend):
-            return selective_scan(*leaves, True, backend=backend, out_dtype=torch.float32)
+        def forward(leaves=leaves, backend=backend, out_dtype=out_dtype):
+            return selective_scan(*leaves, True, backend=backend, out_dtype=out_dtype)
 
-        out = forward()
+        u, delta, _, B, C, *_ = leaves
+        with torch.no_grad():  # a graph kept alive would tie the leaves to this stream, which a capture may not touch
+            out = forward()
         once = nbytes(u, delta, B, C, out)
+        name, out_name = (str(t).removeprefix("torch.") for t in (dtype, out_dtype))
+        published = UPSTREAM.get((*shape, name)) if out_dtype == torch.float32 else None
+        row = {"op": "selective_scan", "backend": backend, "in": name, "out": out_name}
+        row |= {"channels": channels, "N": states, "side": side}
+        positions = u.numel()
         floors = (once, once + nbytes(u, delta, B, C, out) + nbytes(u, delta, B, C))
-        name = str(dtype).removeprefix("torch.")
-        row = {"op": "selective_scan", "backend": backend, "in": name, "channels": channels, "N": states, "side": side}
-        rows.append(row | _times(forward, leaves, device, repeats, bandwidth, floors, UPSTREAM.get((*shape, name))))
+        row |= _times(forward, leaves, device, repeats, bandwidth, floors, _arithmetic(device, positions, states))
+        rows.append(row | _against(row, published))
     return rows
+
+
+def _arithmetic(device: torch.device, positions: int, states: int) -> tuple[float, float] | tuple[None, None]:
+    """Milliseconds, forward and forward + backward, that the arithmetic alone takes, were it spread perfectly.
+
+    Per position: softplus is an exponential and a logarithm, its slope a reciprocal; then an exponential a state.
+    Multiply-adds: forward 4 a position (bias, dt u, D u, scale) and 4 a state (dt A, x B, h, y); the backward
+    computes h and dt again, and has 8 a position and 11 a state in all.
+    """
+    speeds = rates(device)
+    if speeds is None:
+        return None, None
+    special, fused = speeds
+    forward = max(positions * (states + 2) / special, positions * (4 * states + 4) / fused)
+    backward = max(positions * (states + 3) / special, positions * (11 * states + 8) / fused)
+    return forward * 1e3, (forward + backward) * 1e3
 
 
 def _cross_rows(device, batch, shape, repeats, bandwidth) -> list[Row]:
@@ -91,19 +123,20 @@ def _cross_rows(device, batch, shape, repeats, bandwidth) -> list[Row]:
     image = torch.randn(batch, channels, side, side, device=device).to(half).requires_grad_()
     routes = torch.randn(batch, K, channels, side, side, device=device).requires_grad_()
     rows = []
-    for op, leaf, backend in product((cross_scan, cross_merge), (image, routes), _backends("cross_scan", device)):
-        if (op is cross_scan) != (leaf is image):
-            continue
+    for (op, leaf), backend in product(
+        ((cross_scan, image), (cross_merge, routes)), [*backends("cross_scan", device), "auto"]
+    ):
 
         def forward(op=op, leaf=leaf, backend=backend):
             return op(leaf, backend=backend)
 
         once = nbytes(leaf, forward())
-        upstream = UPSTREAM_CROSS.get((op.__name__, channels, side))
         name = str(leaf.dtype).removeprefix("torch.")
-        row = {"op": op.__name__, "backend": backend, "in": name, "channels": channels, "N": 0, "side": side}
-        published = (upstream, None) if upstream else None
-        rows.append(row | _times(forward, [leaf], device, repeats, bandwidth, (once, 2 * once), published))
+        row = {"op": op.__name__, "backend": backend, "in": name, "out": name}
+        row |= {"channels": channels, "N": None, "side": side}
+        row |= _times(forward, [leaf], device, repeats, bandwidth, (once, 2 * once), (None, None))
+        upstream = UPSTREAM_CROSS.get((op.__name__, channels, side))
+        rows.append(row | _against(row, (upstream, None) if upstream else None))
     return rows
 
 
@@ -113,20 +146,30 @@ def _times(
     device: torch.device,
     repeats: int,
     bandwidth: float,
-    floors: tuple[int, int],
-    upstream: tuple[float, float | None] | None,
+    sizes: tuple[int, int],
+    arithmetic: tuple[float, float] | tuple[None, None],
 ) -> Row:
-    gradient = torch.randn_like(forward())
     with torch.no_grad():
-        fwd = milliseconds(forward, device, repeats)
-    both = milliseconds(lambda: torch.autograd.grad(forward(), leaves, gradient), device, repeats)
-    floor, floor_both = (size / bandwidth * 1e3 for size in floors)
-    return {
-        "fwd_ms": fwd,
-        "fwd_bwd_ms": both,
-        "floor_fwd_ms": floor,
-        "floor_fwd_bwd_ms": floor_both,
-        "over_floor": both / floor_both,
-        "upstream_H200_fwd_ms": upstream[0] if upstream else None,
-        "upstream_H200_fwd_bwd_ms": upstream[1] if upstream else None,
-    }
+        gradient = torch.randn_like(forward())
+
+    def both() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(forward(), leaves, gradient)
+
+    with torch.no_grad():
+        fwd = kernel_milliseconds(forward, device, repeats)
+    times = {"fwd_ms": fwd, "fwd_bwd_ms": kernel_milliseconds(both, device, repeats)}
+    times["eager_fwd_bwd_ms"] = milliseconds(both, device, repeats)
+    bytes_floor = [size / bandwidth * 1e3 for size in sizes]
+    floors = [max(b, a or 0.0) for b, a in zip(bytes_floor, arithmetic, strict=True)]
+    times |= {"bytes_fwd_ms": bytes_floor[0], "bytes_fwd_bwd_ms": bytes_floor[1]}
+    times |= {"arithmetic_fwd_ms": arithmetic[0], "arithmetic_fwd_bwd_ms": arithmetic[1]}
+    return times | {"fwd_over_floor": fwd / floors[0], "fwd_bwd_over_floor": times["fwd_bwd_ms"] / floors[1]}
+
+
+def _against(row: Row, upstream: tuple[float, float | None] | None) -> Row:
+    """Upstream's times on an H200, and how many times as long they are."""
+    columns: Row = {}
+    for name, value in zip(("fwd", "fwd_bwd"), upstream or (None, None), strict=True):
+        columns[f"upstream_H200_{name}_ms"] = value
+        columns[f"upstream_over_{name}"] = value / row[f"{name}_ms"] if value else None
+    return columns

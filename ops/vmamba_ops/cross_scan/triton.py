@@ -4,15 +4,17 @@
 dispatcher. Shapes as in ``views``: (B, 1 or 4, C, H, W) against (B, 4, C, L), the flags telling the memory layout.
 """
 
+from functools import cache
+
 import torch
 import triton
 from torch import Tensor
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
 from ..eager import plain
-from . import triton_kernels as kernels
+from ..triton_launch import Launch
+from . import triton_kernels, triton_small
 
-_DIRECT = triton.knobs.runtime.interpret  # the interpreter's kernels are no JITFunctions, so they cannot be wrapped
 _ELEMENTS = 4096  # of a tile: 32 a thread
 _WARPS = 4
 
@@ -29,25 +31,47 @@ def _tile(channels: int, height: int, width: int, channel_first: bool) -> tuple[
     return min(triton.next_power_of_2(channels), max(1, _ELEMENTS // (high * wide))), high, wide
 
 
-def _launch(kernel, wrap, image, sequences, routes, image_first, sequence_first, **constants) -> None:
-    """``image`` (B, 1 or 4, C, H, W), ``sequences`` (B, 4, C, L)."""
-    batch, slices, channels, height, width = image.shape
-    high, wide = _unit(image.element_size(), height), _unit(image.element_size(), width)
-    x_b, x_k, x_c, x_h, x_w = image.stride()
-    y_b, y_k, y_c, y_l = sequences.stride()
+@cache
+def _plan(op: str, image: tuple, sequences: tuple, dtype: torch.dtype, routes: str, image_first, sequence_first):
+    """The launch of "scan" or "merge"; ``image`` is the shape and the strides of (B, 1 or 4, C, H, W), ``sequences``
+    the strides of (B, 4, C, L)."""
+    (batch, slices, channels, height, width), (x_b, x_k, x_c, x_h, x_w) = image
+    y_b, y_k, y_c, y_l = sequences
+    size = dtype.itemsize
+    constants = {"TURN": routes == "cross2d", "BACK": routes != "unidi", "SLICES": slices}
+    if op == "merge":
+        constants["WIDE"] = dtype == torch.float64
+    known = isinstance(height, int) and isinstance(width, int)  # not a symbol of torch.export
+    if known and height * width <= triton_small.LARGEST and image_first and sequence_first:
+        dense = (height * width, width, 1)
+        if (x_c, x_h, x_w) == dense and (y_c, y_l) == (height * width, 1):
+            unit = _unit(size, channels * height * width, x_b, x_k, y_b, y_k)
+            block, each = triton_small.BLOCK, channels * height * width // unit
+            blocks = triton.cdiv(each * unit, block)
+            constants |= {"V": unit, "H": height, "W": width, "BLOCK": block}
+            scalars = (each, blocks, *(s // unit for s in (x_b, x_k, y_b, y_k)))
+            kernel = getattr(triton_small, op)
+            return Launch(kernel, (batch * blocks,), scalars, constants, triton_small.WARPS, None)
+    high, wide = _unit(size, height), _unit(size, width)
     # Of the innermost axis, whose stride is 1, the kernels make no use.
     x_strides = [x_b, x_k, x_c, x_h, 0] if image_first else [x_b, x_k, 0, x_h, x_w]
     y_strides = [y_b, y_k, y_c, 0] if sequence_first else [y_b, y_k, 0, y_l]
-    x_unit, y_unit = _unit(image.element_size(), *x_strides), _unit(image.element_size(), *y_strides)
+    x_unit, y_unit = _unit(size, *x_strides), _unit(size, *y_strides)
     BC, BH, BW = _tile(channels, height, width, image_first and sequence_first)
     blocks = [triton.cdiv(channels, BC), triton.cdiv(height, BH), triton.cdiv(width, BW)]
-    runner = wrap_triton(kernel) if wrap and not _DIRECT else kernel
-    runner[(batch * blocks[0] * blocks[1] * blocks[2],)](
-        image, sequences, channels, height // high, width // wide, *blocks,
-        *(s // x_unit for s in x_strides), *(s // y_unit for s in y_strides),
-        TURN=routes == "cross2d", BACK=routes != "unidi", SLICES=slices, X_CF=image_first, Y_CF=sequence_first,
-        XV=x_unit, YV=y_unit, VH=high, VW=wide, BC=BC, BH=BH, BW=BW, **constants, num_warps=_WARPS,
-    )  # fmt: skip
+    scalars = (channels, height // high, width // wide, *blocks)
+    scalars += (*(s // x_unit for s in x_strides), *(s // y_unit for s in y_strides))
+    constants |= {"X_CF": image_first, "Y_CF": sequence_first, "XV": x_unit, "YV": y_unit, "VH": high, "VW": wide}
+    constants |= {"BC": BC, "BH": BH, "BW": BW}
+    grid = (batch * blocks[0] * blocks[1] * blocks[2],)
+    return Launch(getattr(triton_kernels, op), grid, scalars, constants, _WARPS, None)
+
+
+def _launch(op: str, wrap: bool, image: Tensor, sequences: Tensor, routes, image_first, sequence_first) -> None:
+    """``image`` (B, 1 or 4, C, H, W), ``sequences`` (B, 4, C, L)."""
+    plan = _plan.__wrapped__ if wrap else _plan  # a compiler's sizes may be symbols, which cannot be looked up
+    sides = (image.shape, image.stride()), sequences.stride()
+    plan(op, *sides, image.dtype, routes, image_first, sequence_first)(image, sequences, wrap=wrap)
 
 
 def _aligned(tensor: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
@@ -65,7 +89,7 @@ def _scan(x: Tensor, routes: str, in_channel_first: bool, out_channel_first: boo
         y = torch.empty((batch, 4, channels, height * width), dtype=x.dtype, device=x.device)
     else:
         y = torch.empty((batch, height * width, 4, channels), dtype=x.dtype, device=x.device).permute(0, 2, 3, 1)
-    _launch(kernels.scan, wrap, x, y, routes, in_channel_first, out_channel_first)
+    _launch("scan", wrap, x, y, routes, in_channel_first, out_channel_first)
     return y
 
 
@@ -81,8 +105,7 @@ def _merge(
     else:
         x = torch.empty((batch, height, width, slices, channels), dtype=y.dtype, device=y.device)
         x = x.permute(0, 3, 4, 1, 2)
-    wide = y.dtype == torch.float64
-    _launch(kernels.merge, wrap, x, y, routes, in_channel_first, out_channel_first, WIDE=wide)
+    _launch("merge", wrap, x, y, routes, in_channel_first, out_channel_first)
     return x.flatten(3)
 
 
@@ -96,14 +119,19 @@ def _merge_op(y: Tensor, routes: str, one_by_one: bool, in_channel_first: bool, 
     return _merge(y, routes, one_by_one, in_channel_first, out_channel_first, wrap=True)
 
 
+def _unflat(x: Tensor, like: tuple[int, ...]) -> Tensor:
+    """(B, k, C, L) -> (B, k, C, H, W); ``unflatten`` costs the host three times as much."""
+    return x.view(*x.shape[:3], *like[3:])
+
+
 def _save_scan(ctx, inputs, output) -> None:
     x, routes, in_channel_first, out_channel_first = inputs
     ctx.shape, ctx.how = x.shape, (routes, x.shape[1] > 1, in_channel_first, out_channel_first)
 
 
 def _scan_gradient(ctx, grad):
-    image = merge(grad.unflatten(3, ctx.shape[3:]), *ctx.how)
-    return image.unflatten(3, ctx.shape[3:]), None, None, None
+    image = merge(_unflat(grad, ctx.shape), *ctx.how)
+    return _unflat(image, ctx.shape), None, None, None
 
 
 def _save_merge(ctx, inputs, output) -> None:
@@ -112,8 +140,8 @@ def _save_merge(ctx, inputs, output) -> None:
 
 
 def _merge_gradient(ctx, grad):
-    sequences = scan(grad.unflatten(3, ctx.shape[3:]), *ctx.how)
-    return sequences.unflatten(3, ctx.shape[3:]), None, None, None, None
+    sequences = scan(_unflat(grad, ctx.shape), *ctx.how)
+    return _unflat(sequences, ctx.shape), None, None, None, None
 
 
 _scan_op.register_autograd(_scan_gradient, setup_context=_save_scan)

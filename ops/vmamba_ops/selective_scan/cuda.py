@@ -5,9 +5,8 @@
 Results do not change from run to run: every sum has a fixed order.
 """
 
-import functools
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, reduce
 from operator import or_
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor
 from .. import flops, nvrtc
 from ..eager import plain
 from . import plan as plans
+from .autograd import Eager, gradients
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _NROWS = (0, 1, 2, 4)
@@ -57,18 +57,18 @@ def _adder(device: int) -> nvrtc.Kernel:
         return nvrtc.Kernel(plans.source("backward"), "scan", any_plan.macros(), _arch(device), "add_parts", device)
 
 
-def _common(*tensors: Tensor) -> torch.dtype:
+def _common(u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> torch.dtype:
     """The dtype kernels read: that of the inputs, float32 where they differ."""
-    return tensors[0].dtype if len({t.dtype for t in tensors}) == 1 else torch.float32
+    return u.dtype if u.dtype is delta.dtype and u.dtype is B.dtype and u.dtype is C.dtype else torch.float32
 
 
 def _dense(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return (tensor if tensor.dtype == dtype else tensor.to(dtype)).contiguous()
+    return (tensor if tensor.dtype is dtype else tensor.to(dtype)).contiguous()
 
 
 def _rows(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """As it lies in memory, if its last dimension is dense."""
-    tensor = tensor if tensor.dtype == dtype else tensor.to(dtype)
+    tensor = tensor if tensor.dtype is dtype else tensor.to(dtype)
     return tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()
 
 
@@ -76,8 +76,11 @@ def _vector(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else _dense(tensor, torch.float32)
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def _ready(u, delta, A, B, C, D, delta_bias) -> tuple:
+    """The inputs as kernels read them."""
+    dtype = _common(u, delta, B, C)
+    wide = _dense(u, dtype), _dense(delta, dtype), _rows(B, dtype), _rows(C, dtype)
+    return (*wide, _vector(A), _vector(D), _vector(delta_bias))
 
 
 @dataclass(frozen=True)
@@ -88,15 +91,22 @@ class _Launch:
     grid: tuple[int, int]
     threads: int
     splits: int
-    slices: tuple[tuple[int, tuple[int, ...]], ...]  # bytes of shared memory, Problem's fields from groups to staging
+    slices: tuple[tuple[int, tuple[int, ...]], ...]  # bytes of shared memory, Problem's fields from B_image to staging
+
+    def __call__(self, inputs: tuple[int, ...], results: tuple[int, ...]) -> None:
+        """Addresses: u, delta, B, C, A, D, bias; saved, out, last, dout, dlast, du, ddelta, dB, dC, dA, dD, dbias."""
+        for shared, fields in self.slices:
+            _start(self.kernel, self.grid, self.threads, shared, (*inputs, *fields, *results))
+            inputs = (*inputs[:5], 0, inputs[6])  # D counts once
 
 
 @cache
-def _launch(direction, device, shape, dtype, out, softplus, nrow, aligned) -> _Launch:
-    """``shape`` is (batch, groups, channels a group, length, states)."""
-    batch, groups, per_group, length, states = shape
-    most, units = min(states, plans.SLICE), batch * groups
-    name = _NAMES[dtype]
+def _launch(direction, device, u_shape, B_shape, B_strides, C_strides, dtype, out, softplus, nrow, aligned) -> _Launch:
+    """``aligned``: every tensor starts at 16 bytes."""
+    (batch, dim, length), (_, groups, states, _) = u_shape, B_shape
+    per_group, most, units = dim // groups, min(states, plans.SLICE), batch * groups
+    strides, name = (*B_strides[:3], *C_strides[:3]), _NAMES[dtype]
+    aligned = aligned and not reduce(or_, strides) * dtype.itemsize & 15
     plan = plans.plan(direction, length, most, name, _NAMES[out], softplus, nrow, aligned, states > plans.SLICE)
     rows = plan.rows(per_group, units, most)
     splits, tiles = -(-per_group // rows), plans.tiles(length, states, name)
@@ -104,112 +114,98 @@ def _launch(direction, device, shape, dtype, out, softplus, nrow, aligned) -> _L
     for first in range(0, states, plans.SLICE):
         here = min(plans.SLICE, states - first)
         staging, shared = plan.shared(rows, here)
-        slices.append((shared, (groups, per_group, length, tiles, splits, rows, here, first, states, staging)))
-    kernel = _kernel(plan, device)
-    return _Launch(kernel, (units * splits, 1), plan.warps * 32, splits, tuple(slices))
+        sizes = (groups, per_group, length, tiles, splits, rows, here, first, states, staging)
+        slices.append((shared, (*strides, *sizes)))
+    return _Launch(_kernel(plan, device), (units * splits, 1), plan.warps * 32, splits, tuple(slices))
 
 
 def _start(kernel: nvrtc.Kernel, grid: tuple[int, int], threads: int, shared: int, fields: tuple[int, ...]) -> None:
     """Launch on the current stream of the kernel's device, which need not be the current device."""
     stream = torch._C._cuda_getCurrentRawStream(kernel.device)
-    if kernel.device == torch.cuda.current_device():
+    if kernel.device == torch._C._cuda_getDevice():
         kernel.launch(grid, threads, shared, stream, fields)
         return
     with torch.cuda.device(kernel.device):
         kernel.launch(grid, threads, shared, stream, fields)
 
 
-class _Call:
-    """The inputs as kernels read them, and their addresses."""
-
-    def __init__(self, u, delta, A, B, C, D, delta_bias):
-        self.dtype = dtype = _common(u, delta, B, C)
-        self.u, self.delta = _dense(u, dtype), _dense(delta, dtype)
-        self.B, self.C = _rows(B, dtype), _rows(C, dtype)
-        self.A, self.D, self.bias = _vector(A), _vector(D), _vector(delta_bias)
-        batch, dim, length = u.shape
-        groups, states = B.shape[1], A.shape[1]
-        self.shape = (batch, groups, dim // groups, length, states)
-        self.device = u.device.index
-        wide = [self.u.data_ptr(), self.delta.data_ptr(), self.B.data_ptr(), self.C.data_ptr()]
-        self.strides = (*self.B.stride()[:3], *self.C.stride()[:3])
-        self.inputs = (*wide, self.A.data_ptr(), _address(self.D), _address(self.bias))
-        size = self.u.element_size()
-        self.aligned = not (functools.reduce(or_, wide) | functools.reduce(or_, self.strides) * size) & 15
-
-    def launch(self, launch: _Launch, *results: int) -> None:
-        """``results``: saved, out, last, dout, dlast, du, ddelta, dB, dC, dA, dD, dbias; 0 for what does not apply."""
-        inputs = self.inputs
-        for shared, sizes in launch.slices:
-            fields = (*inputs, *self.strides, *sizes, *results)
-            _start(launch.kernel, launch.grid, launch.threads, shared, fields)
-            inputs = (*inputs[:5], 0, inputs[6])  # D counts once
-
-
-def _float(u: Tensor, *shape: int) -> Tensor:
-    return torch.empty(shape, dtype=torch.float32, device=u.device)
+def _addresses(u, delta, B, C, A, D, bias) -> tuple[tuple[int, ...], bool]:
+    """Of all inputs, and whether the large ones start at 16 bytes."""
+    u_, delta_, B_, C_ = u.data_ptr(), delta.data_ptr(), B.data_ptr(), C.data_ptr()
+    small = A.data_ptr(), 0 if D is None else D.data_ptr(), 0 if bias is None else bias.data_ptr()
+    return (u_, delta_, B_, C_, *small), not (u_ | delta_ | B_ | C_) & 15
 
 
 def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, nrow, back_nrow, save=True):
-    call = _Call(u, delta, A, B, C, D, delta_bias)
-    batch, groups, per_group, _, states = call.shape
+    u, delta, B, C, A, D, bias = _ready(u, delta, A, B, C, D, delta_bias)
+    states, dtype = A.shape[1], u.dtype
     sliced = states > plans.SLICE
-    direct = out_dtype if out_dtype in (torch.float32, call.dtype) and not sliced else torch.float32
-    launch = _launch("forward", call.device, call.shape, call.dtype, direct, delta_softplus, nrow, call.aligned)
-    out = (torch.zeros if sliced else torch.empty)(u.shape, dtype=direct, device=u.device)
-    last = _float(u, batch, groups * per_group, states)
-    saved = _float(u, *_saved_shape(call.shape, call.dtype)) if save else None
-    call.launch(launch, _address(saved), out.data_ptr(), last.data_ptr(), *[0] * 9)
-    return out if direct == out_dtype else out.to(out_dtype), last, saved
+    direct = out_dtype if (out_dtype is torch.float32 or out_dtype is dtype) and not sliced else torch.float32
+    inputs, aligned = _addresses(u, delta, B, C, A, D, bias)
+    how = u.device.index, u.shape, B.shape, B.stride(), C.stride(), dtype, direct, delta_softplus, nrow, aligned
+    launch = _launch("forward", *how)
+    out = (torch.zeros_like if sliced else torch.empty_like)(u, dtype=direct)
+    last = A.new_empty((u.shape[0], *A.shape))
+    saved = A.new_empty(_saved_shape(u.shape, states, dtype)) if save else None
+    launch(inputs, (saved.data_ptr() if save else 0, out.data_ptr(), last.data_ptr(), 0, 0, 0, 0, 0, 0, 0, 0, 0))
+    return out if direct is out_dtype else out.to(out_dtype), last, saved
 
 
-def _saved_shape(shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, ...]:
-    batch, groups, per_group, length, states = shape
-    return batch, plans.tiles(length, states, _NAMES[dtype]) - 1, groups * per_group, states
+def _saved_shape(u_shape: tuple[int, ...], states: int, dtype: torch.dtype) -> tuple[int, ...]:
+    batch, dim, length = u_shape
+    return batch, plans.tiles(length, states, _NAMES[dtype]) - 1, dim, states
 
 
 def _backward(dout, dlast, saved, u, delta, A, B, C, D, delta_bias, delta_softplus, nrow):
-    call = _Call(u, delta, A, B, C, D, delta_bias)
-    batch, groups, per_group, _, states = call.shape
-    dim = groups * per_group
-    incoming = dout.dtype if dout.dtype in (torch.float32, call.dtype) else torch.float32
+    given = (u, delta, A, B, C, D, delta_bias)
+    u, delta, B, C, A, D, bias = _ready(*given)
+    (batch, dim, _), states, dtype = u.shape, A.shape[1], u.dtype
+    incoming = dout.dtype if dout.dtype is torch.float32 or dout.dtype is dtype else torch.float32
     dout, dlast = _dense(dout, incoming), _vector(dlast)
-    aligned = call.aligned and not dout.data_ptr() & 15
-    launch = _launch("backward", call.device, call.shape, call.dtype, incoming, delta_softplus, nrow, aligned)
+    inputs, aligned = _addresses(u, delta, B, C, A, D, bias)
+    aligned = aligned and not dout.data_ptr() & 15
+    how = u.device.index, u.shape, B.shape, B.stride(), C.stride(), dtype, incoming, delta_softplus, nrow, aligned
+    launch = _launch("backward", *how)
     if states > plans.SLICE:
-        du, ddelta = (torch.zeros(u.shape, dtype=torch.float32, device=u.device) for _ in range(2))
+        du, ddelta = torch.zeros_like(u, dtype=torch.float32), torch.zeros_like(u, dtype=torch.float32)
     else:
-        du, ddelta = torch.empty_like(call.u), torch.empty_like(call.u)
-    shared = _float(u, 2, launch.splits, *B.shape)
-    scalars = _float(u, batch * dim * (states + 2))
-    dA, dD = scalars.data_ptr(), scalars.data_ptr() + batch * dim * states * 4
-    dB, parts = shared.data_ptr(), shared.numel() * 2
-    results = (du.data_ptr(), ddelta.data_ptr(), dB, dB + parts, dA, dD, dD + batch * dim * 4)
-    call.launch(launch, saved.data_ptr(), 0, 0, dout.data_ptr(), _address(dlast), *results)
+        du, ddelta = torch.empty_like(u), torch.empty_like(u)
+    # One buffer for the parts: dB and dC (split, B.shape), dA (image, channel, state), dD and dbias (image, channel).
+    size, rates, channels = B.numel(), batch * dim * states, batch * dim
+    parts = A.new_empty(2 * launch.splits * size + rates + 2 * channels)
+    dB = parts.data_ptr()
+    dC = dB + 4 * launch.splits * size
+    dA = dC + 4 * launch.splits * size
+    dD = dA + 4 * rates
+    dbias = dD + 4 * channels
+    out = (saved.data_ptr(), 0, 0, dout.data_ptr(), 0 if dlast is None else dlast.data_ptr())
+    launch(inputs, (*out, du.data_ptr(), ddelta.data_ptr(), dB, dC, dA, dD, dbias))
 
-    summed = [torch.empty(B.shape, dtype=call.dtype, device=u.device) for _ in range(2)]
-    totals = [_float(u, dim, states), _float(u, dim), _float(u, dim)]
-    size, code = B.numel(), plans.CODES[_NAMES[call.dtype]]
+    total_B, total_C = u.new_empty(B.shape), u.new_empty(B.shape)
+    total_A, total_D, total_bias = torch.empty_like(A), A.new_empty(dim), A.new_empty(dim)
+    code = plans.CODES[_NAMES[dtype]]
     jobs = (
-        *(dB, summed[0].data_ptr(), launch.splits, size, code),
-        *(dB + parts, summed[1].data_ptr(), launch.splits, size, code),
-        *(dA, totals[0].data_ptr(), batch, dim * states, 0),
-        *(dD, totals[1].data_ptr(), batch, dim, 0),
-        *(dD + batch * dim * 4, totals[2].data_ptr(), batch, dim, 0),
+        *(dB, total_B.data_ptr(), launch.splits, size, code),
+        *(dC, total_C.data_ptr(), launch.splits, size, code),
+        *(dA, total_A.data_ptr(), batch, dim * states, 0),
+        *(dD, total_D.data_ptr(), batch, dim, 0),
+        *(dbias, total_bias.data_ptr(), batch, dim, 0),
     )
-    _start(_adder(call.device), (-(-max(size, dim * states) // 32), 5), 256, 0, jobs)
-    gradients = (du, ddelta, totals[0], *summed, *totals[1:])
+    _start(_adder(u.device.index), (-(-max(size, dim * states) // 32), 5), 256, 0, jobs)
+    results = (du, ddelta, total_A, total_B, total_C, total_D, total_bias)
     return tuple(
-        g.new_empty(0) if t is None else g.to(t.dtype)
-        for g, t in zip(gradients, (u, delta, A, B, C, D, delta_bias), strict=True)
+        [
+            u.new_empty(0) if t is None else g if g.dtype is t.dtype else g.to(t.dtype)
+            for g, t in zip(results, given, strict=True)
+        ]
     )
 
 
 @torch.library.register_fake("vmamba_ops::selective_scan_cuda")
 def _forward_fake(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, nrow, back_nrow):
-    batch, dim, length = u.shape
-    states, groups = A.shape[1], B.shape[1]
-    saved = _saved_shape((batch, groups, dim // groups, length, states), _common(u, delta, B, C))
+    batch, dim, _ = u.shape
+    states = A.shape[1]
+    saved = _saved_shape(u.shape, states, _common(u, delta, B, C))
 
     def empty(shape: tuple, dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype, device=u.device)
@@ -231,39 +227,15 @@ def _save(ctx, inputs, output) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _gradients_by(run):
-    def gradients(ctx, dout, dlast, _=None):
-        saved, *tensors = ctx.saved_tensors
-        if dout is None and dlast is None:
-            return (None,) * 11
-        if dout is None:
-            dout = tensors[0].new_zeros(tensors[0].shape)
-        results = run(dout, dlast, saved, *tensors, ctx.delta_softplus, ctx.back_nrow)
-        return (*(None if t is None else g for t, g in zip(tensors, results, strict=True)), *(None,) * 4)
-
-    return gradients
+def _gradients(ctx, dout, dlast, _):
+    run = torch.ops.vmamba_ops.selective_scan_cuda_backward
+    return (*gradients(ctx, run, (ctx.delta_softplus, ctx.back_nrow), dout, dlast), None, None, None, None)
 
 
 torch.library.impl("vmamba_ops::selective_scan_cuda", "CUDA", _forward)
 torch.library.impl("vmamba_ops::selective_scan_cuda_backward", "CUDA", _backward)
-torch.library.register_autograd(
-    "vmamba_ops::selective_scan_cuda",
-    _gradients_by(torch.ops.vmamba_ops.selective_scan_cuda_backward),
-    setup_context=_save,
-)
+torch.library.register_autograd("vmamba_ops::selective_scan_cuda", _gradients, setup_context=_save)
 flops.register("selective_scan_cuda")
-
-
-class _Eager(torch.autograd.Function):
-    """The operator's derivative without the dispatcher, which costs tens of microseconds a call."""
-
-    @staticmethod
-    def forward(ctx, *inputs):
-        out, last, saved = _forward(*inputs)
-        _save(ctx, inputs, (out, last, saved))
-        return out, last
-
-    backward = staticmethod(torch.autograd.function.once_differentiable(_gradients_by(_backward)))
 
 
 def selective_scan(
@@ -284,7 +256,7 @@ def selective_scan(
     if u.device.type != "cuda" or not plain(*tensors):
         return torch.ops.vmamba_ops.selective_scan_cuda(*tensors, *options)[:2]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        return _Eager.apply(*tensors, *options)
+        return Eager.apply(_forward, options, _backward, (delta_softplus, back_nrow), *tensors)
     return _forward(*tensors, *options, save=False)[:2]
 
 

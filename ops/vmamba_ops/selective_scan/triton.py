@@ -4,18 +4,19 @@
 the kernels themselves. Plain eager calls go around the dispatcher, through an ``autograd.Function`` over the same code.
 """
 
+from collections.abc import Callable
+from functools import cache
+
 import torch
-import triton
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-from torch.library import triton_op, wrap_triton
+from torch.library import triton_op
 
 from .. import flops
 from ..eager import plain
+from ..triton_launch import Launch
 from . import triton_backward, triton_kernels
+from .autograd import Eager, gradients
 from .triton_plan import Tile, blocks_each, ceil_div, segments, tiles, unit
-
-_DIRECT = triton.knobs.runtime.interpret  # the interpreter's kernels are no JITFunctions, so they cannot be wrapped
 
 
 def _rows(tensor: Tensor) -> Tensor:
@@ -28,32 +29,35 @@ def _plain(tensor: Tensor | None, stand_in: Tensor) -> Tensor:
     return stand_in if tensor is None else tensor.float().contiguous()
 
 
-def _launch(kernel, grid: tuple[int, int], wrap: bool, tile: Tile, *arguments, **constants) -> None:
-    if wrap and not _DIRECT:
-        wrap_triton(kernel)[grid](*arguments, **constants, num_warps=tile.warps)
-    else:
-        kernel[grid](*arguments, **constants, num_warps=tile.warps, maxnreg=tile.registers)
-
-
 class _Problem:
-    """One call's sizes, the unit of its strides, and the flags of every kernel."""
+    """All that follows from shapes, strides, dtypes and flags: sizes in units of the strides, tiles, and launches."""
 
-    def __init__(self, u, delta, A, B, C, D, delta_bias, softplus):
-        self.batch, self.dim, length = u.shape
-        self.groups, self.states = B.shape[1:3]
+    def __init__(self, device, u_shape, B_shape, strides, dtypes, has_D, has_bias, softplus):
+        self.batch, self.dim, self.positions = u_shape
+        self.groups, self.states = B_shape[1:3]
         self.per_group = self.dim // self.groups
-        self.vec = unit(length, *(s for t in (u, delta, B, C) for s in t.stride()[:-1]))
-        self.length = length // self.vec
-        self.positions = length
         self.level = self.batch * self.dim * self.states
-        self.scalars = {"HAS_D": D is not None, "HAS_BIAS": delta_bias is not None, "SOFTPLUS": softplus}
+        self.vec = unit(self.positions, *(s for of in strides for s in of[:-1]))
+        self.length = self.positions // self.vec
+        self.strides = [self.units(of) for of in strides]  # of u, delta, B, C
+        self.scalars = {"HAS_D": has_D, "HAS_BIAS": has_bias, "SOFTPLUS": softplus}
+        self.forward, self.backward = tiles(self.positions, self.states, dtypes[0].itemsize, self.vec)
+        outer = self.batch * self.groups
+        self.forward_each = blocks_each(device, self.per_group, self.forward, outer)
+        self.backward_each = blocks_each(device, self.per_group, self.backward, outer)
+        each = self.backward_each[1]
+        self.forward_parts = segments(device, self.grid(self.forward) * self.forward.warps, self.chunks(self.forward))
+        self.backward_parts = segments(device, outer * each * self.backward.warps, self.chunks(self.backward))
+        self._launches: dict[tuple, Launch] = {}
 
-    def strides(self, *tensors: Tensor) -> list[int]:
-        return [s // self.vec for t in tensors for s in t.stride()[:-1]]
+    def units(self, strides: tuple) -> tuple:
+        """All strides but the last, which is 1."""
+        return tuple(s // self.vec for s in strides[:-1])
 
-    def shared(self, *tensors: Tensor) -> list[int]:
-        """The strides of B and C that matter with one state."""
-        return [s // self.vec for t in tensors for s in t.stride()[:2]]
+    @property
+    def dense(self) -> tuple:
+        """The strides of out, du and ddelta."""
+        return self.dim * self.length, self.length
 
     def chunks(self, tile: Tile) -> int:
         return ceil_div(self.positions, tile.positions)
@@ -61,113 +65,144 @@ class _Problem:
     def grid(self, tile: Tile) -> int:
         return self.batch * self.groups * ceil_div(self.per_group, tile.rows)
 
+    def sizes(self, tile: Tile) -> dict:
+        return {"VEC": self.vec, "G": tile.groups, "R": tile.rows, "V": tile.each}
 
-def _segment_carries(p, tile, parts, chunks, wrap, v, delta, A, W, bias, start, target, stride, before):
-    """Fill ``target`` with what enters each of ``parts`` segments of the sequence.
+    def run(self, wrap: bool, key: tuple, make: Callable[[], tuple], *tensors: Tensor) -> None:
+        """Start the launch of that key; ``make`` gives what ``Launch`` takes, when it is first needed."""
+        launch = None if wrap else self._launches.get(key)
+        if launch is None:
+            kernel, grid, scalars, constants, tile = make()
+            launch = Launch(kernel, grid, scalars, constants, tile.warps, tile.registers)
+            if not wrap:  # then sizes may be symbols, in the key too
+                self._launches[key] = launch
+        launch(*tensors, wrap=wrap)
 
-    Forward, that of segment s goes to s * ``stride`` - ``before``; backward (``before`` 0), to s * ``stride``.
+
+known = cache(_Problem)
+
+
+def _problem(wrap, u, delta, B, C, has_D, has_bias, softplus) -> _Problem:
+    make = _Problem if wrap else known  # a compiler's sizes may be symbols, which cannot be looked up
+    strides, dtypes = (u.stride(), delta.stride(), B.stride(), C.stride()), (u.dtype, delta.dtype, B.dtype, C.dtype)
+    return make(u.device, u.shape, B.shape, strides, dtypes, has_D, has_bias, softplus)
+
+
+def _segment_carries(p, reverse, wrap, v, v_strides, delta, A, W, bias, start, target, stride):
+    """Fill ``target`` with what enters each segment of the sequence; v and W are u and B, or in ``reverse`` dout and C.
+
+    That of segment s goes to s * ``stride``; forward to one level before, where a chunk looks for what came before it.
     """
-    reverse = before == 0
-    ends = v.new_empty(parts, p.level, dtype=torch.float32)
-    steps = v.new_empty(parts, p.batch * p.dim, dtype=torch.float32)
-    flags = {name: p.scalars[name] for name in ("HAS_BIAS", "SOFTPLUS")}
-    _launch(
-        triton_kernels.segment_ends, (p.grid(tile), parts), wrap, tile,
-        v, delta, A, W, bias, ends, steps,
-        p.groups, p.per_group, p.states, p.length, chunks, p.chunks(tile), p.level, *p.strides(v, delta, W),
-        REVERSE=reverse, **flags, VEC=p.vec, G=tile.groups, R=tile.rows, V=tile.each,
-    )  # fmt: skip
-    block = 128
-    _launch(
-        triton_kernels.carries, (ceil_div(p.level, block), 1), wrap, Tile(1, 1, block, 4),
-        ends, steps, A, ends if start is None else start, target, p.states, p.dim, p.level, parts, stride, before,
-        REVERSE=reverse, HAS_START=start is not None, BLOCK=block,
-    )  # fmt: skip
+    tile, (parts, chunks) = (p.backward, p.backward_parts) if reverse else (p.forward, p.forward_parts)
+    ends, steps = A.new_empty((parts, p.level)), A.new_empty((parts, p.batch * p.dim))
+    key = reverse, v.dtype, v_strides, start is None
+
+    def make_ends():
+        scalars = (p.groups, p.per_group, p.states, p.length, chunks, p.chunks(tile), p.level)
+        scalars += (*v_strides, *p.strides[1], *p.strides[3 if reverse else 2])
+        flags = {name: p.scalars[name] for name in ("HAS_BIAS", "SOFTPLUS")}
+        constants = flags | {"REVERSE": reverse} | p.sizes(tile)
+        return triton_kernels.segment_ends, (p.grid(tile), parts), scalars, constants, tile
+
+    def make_carries():
+        block = 128
+        scalars = (p.states, p.dim, p.level, parts, stride, 0 if reverse else p.level)
+        constants = {"REVERSE": reverse, "HAS_START": start is not None, "BLOCK": block}
+        return triton_kernels.carries, (ceil_div(p.level, block),), scalars, constants, Tile(1, 1, block, 4)
+
+    p.run(wrap, ("ends", *key), make_ends, v, delta, A, W, bias, ends, steps)
+    p.run(wrap, ("carries", *key), make_carries, ends, steps, A, ends if start is None else start, target)
 
 
-def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, wrap):
+def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, wrap=False):
+    """out, and the states after every chunk of the backward, (saved, B, D, N): the last level is the last state."""
     u, delta, B, C = _rows(u), _rows(delta), _rows(B), _rows(C)
     A = _plain(A, A)
-    p = _Problem(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    tile, backward_tile = tiles(p.positions, p.states, u.element_size(), p.vec)
-    spacing = backward_tile.positions
-    total, saved = p.chunks(tile), ceil_div(p.positions, spacing)
-    parts, chunks = segments(u.device, p.grid(tile) * tile.warps, total)
-    out = torch.empty((p.batch, p.dim, p.positions), dtype=out_dtype, device=u.device)
-    states = torch.empty((saved, p.batch, p.dim, p.states), dtype=torch.float32, device=u.device)
+    p = _problem(wrap, u, delta, B, C, D is not None, delta_bias is not None, delta_softplus)
     D, bias = _plain(D, A), _plain(delta_bias, A)
+    tile, spacing = p.forward, p.backward.positions
+    saved = p.chunks(p.backward)
+    out = torch.empty((p.batch, p.dim, p.positions), dtype=out_dtype, device=u.device)
+    states = A.new_empty((saved, p.batch, p.dim, p.states))
     if p.states == 1 and saved == 1:
-        each, blocks = blocks_each(u.device, p.per_group, tile, p.batch * p.groups)
-        _launch(
-            triton_kernels.forward_short, (p.batch * p.groups * blocks, 1), wrap, tile,
-            u, delta, A, B, C, D, bias, out, states,
-            p.groups, p.per_group, p.length, each, blocks,
-            *p.strides(u, delta), *p.shared(B, C), *p.strides(out),
-            **p.scalars, VEC=p.vec, G=tile.groups, R=tile.rows, V=tile.each,
-        )  # fmt: skip
+
+        def make_short():
+            each, blocks = p.forward_each
+            scalars = (p.groups, p.per_group, p.length, each, blocks)
+            scalars += (*p.strides[0], *p.strides[1], *p.strides[2][:2], *p.strides[3][:2], *p.dense)
+            grid = (p.batch * p.groups * blocks,)
+            return triton_kernels.forward_short, grid, scalars, p.scalars | p.sizes(tile), tile
+
+        p.run(wrap, ("short", out_dtype), make_short, u, delta, A, B, C, D, bias, out, states)
         return out, states
+    parts, chunks = p.forward_parts
     if parts > 1:
         stride = chunks * (tile.positions // spacing) * p.level
-        _segment_carries(p, tile, parts, chunks, wrap, u, delta, A, B, bias, None, states, stride, p.level)
-    _launch(
-        triton_kernels.forward, (p.grid(tile), parts), wrap, tile,
-        u, delta, A, B, C, D, bias, out, states,
-        p.groups, p.per_group, p.states, p.length, chunks, total, p.level, saved, *p.strides(u, delta, B, C, out),
-        ONE=p.states == 1, **p.scalars, SPLIT=parts > 1, EVERY=spacing // tile.each, VEC=p.vec,
-        G=tile.groups, R=tile.rows, V=tile.each,
-    )  # fmt: skip
+        _segment_carries(p, False, wrap, u, p.strides[0], delta, A, B, bias, None, states, stride)
+
+    def make():
+        scalars = (p.groups, p.per_group, p.states, p.length, chunks, p.chunks(tile), p.level, saved)
+        scalars += (*(s for of in p.strides for s in of), *p.dense)
+        constants = {"ONE": p.states == 1, **p.scalars, "SPLIT": parts > 1, "EVERY": spacing // tile.each}
+        return triton_kernels.forward, (p.grid(tile), parts), scalars, constants | p.sizes(tile), tile
+
+    p.run(wrap, ("forward", out_dtype), make, u, delta, A, B, C, D, bias, out, states)
     return out, states
 
 
-def _backward(dout, dlast, states, u, delta, A, B, C, D, delta_bias, delta_softplus, wrap):
+def _backward(dout, dlast, states, u, delta, A, B, C, D, delta_bias, delta_softplus, wrap=False):
     given = (u, delta, A, B, C, D, delta_bias)
     u, delta, B, C, dout = _rows(u), _rows(delta), _rows(B), _rows(C), _rows(dout)
     A = _plain(A, A)
-    p = _Problem(u, delta, A, B, C, D, delta_bias, delta_softplus)
+    p = _problem(wrap, u, delta, B, C, D is not None, delta_bias is not None, delta_softplus)
+    D, bias = _plain(D, A), _plain(delta_bias, A)
     if any(s % p.vec for s in dout.stride()[:-1]):  # the unit is the forward's, because the tiles follow from it
         dout = dout.contiguous()
-    tile = tiles(p.positions, p.states, u.element_size(), p.vec)[1]
-    total = p.chunks(tile)
-    each, blocks = blocks_each(u.device, p.per_group, tile, p.batch * p.groups)
-    parts, chunks = segments(u.device, p.batch * p.groups * blocks * tile.warps, total)
-
-    def room(*shape, like=torch.float32):
-        return torch.empty(shape, dtype=like, device=u.device)
-
-    du = room(p.batch, p.dim, p.positions, like=u.dtype)
-    ddelta = room(p.batch, p.dim, p.positions, like=delta.dtype)
-    dBC = room(blocks, 2, *B.shape)
-    sums = room(parts * p.batch, p.dim * (p.states + 2))
-    adjoint = room(parts, p.level) if parts > 1 or p.states > 1 else states
-    D, bias = _plain(D, A), _plain(delta_bias, A)
+    dout_strides = p.units(dout.stride())
+    tile, (each, blocks), (parts, chunks) = p.backward, p.backward_each, p.backward_parts
+    total, wide = p.chunks(tile), (p.batch, p.dim, p.positions)
+    du = torch.empty(wide, dtype=u.dtype, device=u.device)
+    ddelta = torch.empty(wide, dtype=delta.dtype, device=u.device)
+    dBC = A.new_empty((blocks, 2, *B.shape))
+    sums = A.new_empty((parts * p.batch, p.dim * (p.states + 2)))
+    adjoint = A.new_empty((parts, p.level)) if parts > 1 or p.states > 1 else states
     last = None if dlast is None else dlast.float().contiguous()
     if parts > 1:
-        _segment_carries(p, tile, parts, chunks, wrap, dout, delta, A, C, bias, last, adjoint, p.level, 0)
+        _segment_carries(p, True, wrap, dout, dout_strides, delta, A, C, bias, last, adjoint, p.level)
+    flags = {"HAS_LAST": last is not None, **p.scalars}
+    key = dout.dtype, dout_strides, last is None
+    results = (du, ddelta, dBC, sums)
     if p.states == 1 and total == 1:
-        _launch(
-            triton_backward.backward_short, (p.batch * p.groups * blocks, 1), wrap, tile,
-            dout, dout if last is None else last, u, delta, A, B, C, D, bias, du, ddelta, dBC, sums,
-            p.batch, p.groups, p.per_group, p.length, each, blocks,
-            *p.strides(dout, u, delta), *p.shared(B, C), *p.strides(du),
-            HAS_LAST=last is not None, **p.scalars, VEC=p.vec, G=tile.groups, R=tile.rows, V=tile.each,
-        )  # fmt: skip
+
+        def make_short():
+            scalars = (p.batch, p.groups, p.per_group, p.length, each, blocks, *dout_strides)
+            scalars += (*p.strides[0], *p.strides[1], *p.strides[2][:2], *p.strides[3][:2], *p.dense)
+            grid = (p.batch * p.groups * blocks,)
+            return triton_backward.backward_short, grid, scalars, flags | p.sizes(tile), tile
+
+        inputs = (dout, dout if last is None else last, u, delta, A, B, C, D, bias)
+        p.run(wrap, ("short", *key), make_short, *inputs, *results)
     else:
-        _launch(
-            triton_backward.backward_one if p.states == 1 else triton_backward.backward_many,
-            (p.batch * p.groups * blocks, parts), wrap, tile,
-            dout, states if last is None else last, states, adjoint, u, delta, A, B, C, D, bias, du, ddelta, dBC, sums,
-            p.batch, p.groups, p.per_group, p.states, p.length, chunks, total, p.level, each, blocks,
-            *p.strides(dout, u, delta, B, C, du),
-            HAS_LAST=last is not None, **p.scalars, SPLIT=parts > 1, VEC=p.vec,
-            G=tile.groups, R=tile.rows, V=tile.each,
-        )  # fmt: skip
+
+        def make():
+            scalars = (p.batch, p.groups, p.per_group, p.states, p.length, chunks, total, p.level, each, blocks)
+            scalars += (*dout_strides, *(s for of in p.strides for s in of), *p.dense)
+            kernel = triton_backward.backward_one if p.states == 1 else triton_backward.backward_many
+            grid = (p.batch * p.groups * blocks, parts)
+            return kernel, grid, scalars, flags | {"SPLIT": parts > 1} | p.sizes(tile), tile
+
+        inputs = (dout, states if last is None else last, states, adjoint, u, delta, A, B, C, D, bias)
+        p.run(wrap, ("backward", *key), make, *inputs, *results)
     dBC = dBC[0] if blocks == 1 else dBC.sum(0)
     sums = sums[0] if len(sums) == 1 else sums.sum(0)
     dA, dD, dbias = sums.split((p.dim * p.states, p.dim, p.dim))
-    gradients = (du, ddelta, dA.view(p.dim, p.states), dBC[0], dBC[1], dD, dbias)
-    # An operator's outputs may not share memory, so it copies the slices that eager gives as they are.
+    results = (du, ddelta, dA.view(p.dim, p.states), dBC[0], dBC[1], dD, dbias)
+    # All but the first two are views of one buffer, which an operator's outputs may not share: there they are copied.
     return tuple(
-        None if t is None else g.to(t.dtype, copy=wrap and g._is_view()) for g, t in zip(gradients, given, strict=True)
+        [
+            None if t is None else g.to(t.dtype, copy=wrap and i > 1)
+            for i, (g, t) in enumerate(zip(results, given, strict=True))
+        ]
     )
 
 
@@ -211,47 +246,24 @@ def _save(ctx, inputs, output) -> None:
 
 
 def _gradients(ctx, dout, dstates):
-    states, *tensors = ctx.saved_tensors
-    if dout is None and dstates is None:
-        return (None,) * 9
-    if dout is None:
-        dout = torch.zeros_like(tensors[0])
     dlast = None if dstates is None else dstates[-1]  # callers see no other level
-    gradients = torch.ops.vmamba_ops.selective_scan_triton_backward(dout, dlast, states, *tensors, ctx.delta_softplus)
-    return (*(None if t is None else g for t, g in zip(tensors, gradients, strict=True)), None, None)
+    run = torch.ops.vmamba_ops.selective_scan_triton_backward
+    return (*gradients(ctx, run, (ctx.delta_softplus,), dout, dlast), None, None)
 
 
 _scan_op.register_autograd(_gradients, setup_context=_save)
 flops.register("selective_scan_triton")
 
 
-class _Scan(torch.autograd.Function):
-    """The same for plain eager calls, without the dispatcher."""
-
-    @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype):
-        out, states = _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, wrap=False)
-        ctx.save_for_backward(states, u, delta, A, B, C, D, delta_bias)
-        ctx.delta_softplus = delta_softplus
-        ctx.set_materialize_grads(False)
-        return out, states[-1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, dout, dlast):
-        if dout is None and dlast is None:
-            return (None,) * 9
-        states, *tensors = ctx.saved_tensors
-        if dout is None:
-            dout = torch.zeros_like(tensors[0])
-        return (*_backward(dout, dlast, states, *tensors, ctx.delta_softplus, wrap=False), None, None)
+def _eager(*inputs):
+    out, states = _forward(*inputs)
+    return out, states[-1], states
 
 
 def selective_scan(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype) -> tuple[Tensor, Tensor]:
     """As ``naive.selective_scan``, with a first derivative only."""
-    if plain(u, delta, A, B, C, D, delta_bias):
-        return _Scan.apply(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype)
-    out, states = torch.ops.vmamba_ops.selective_scan_triton(
-        u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype
-    )
+    tensors = (u, delta, A, B, C, D, delta_bias)
+    if plain(*tensors):
+        return Eager.apply(_eager, (delta_softplus, out_dtype), _backward, (delta_softplus,), *tensors)
+    out, states = torch.ops.vmamba_ops.selective_scan_triton(*tensors, delta_softplus, out_dtype)
     return out, states[-1]

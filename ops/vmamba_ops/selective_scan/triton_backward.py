@@ -12,7 +12,7 @@ order programs run in: ``dBC`` (parts, 2, B, K, N, L) over ``blocks_each`` block
 import triton
 import triton.language as tl
 
-from .triton_kernels import jit, load
+from .triton_kernels import jit, load, row_of
 from .triton_scan import LOG2E, exp2, pieces, prefix, product, step, suffix, tile
 
 
@@ -79,9 +79,9 @@ def backward_short(
         if HAS_LAST:
             carry = tl.load(dlast + (b * dim + tl.max_contiguous(d, 1))[None, :] + g * 0, mask=row[None, :], other=0.0)
         out = ((b * du_b + d * du_d) * VEC)[None, :, None] + t
-        x_u = tl.load(u + ((b * u_b + d * u_d) * VEC)[None, :, None] + t, ok, 0.0)
-        dy = tl.load(dout + ((b * dout_b + d * dout_d) * VEC)[None, :, None] + t, ok, 0.0)
-        z = load(delta + ((b * delta_b + d * delta_d) * VEC)[None, :, None] + t, ok) + shift
+        x_u = tl.load(row_of(u, b, d, u_b, u_d, VEC) + t, ok, 0.0)
+        dy = tl.load(row_of(dout, b, d, dout_b, dout_d, VEC) + t, ok, 0.0)
+        z = load(row_of(delta, b, d, delta_b, delta_d, VEC) + t, ok) + shift
         more_B, more_C, dA, dD, dbias, _left = _chunk(
             x_u, dy, z, du + out, ddelta + out, ok, b_t, c_t, A1, skip, tl.zeros([G, R], tl.float32), carry,
             SOFTPLUS, G, R, V,
@@ -95,7 +95,7 @@ def backward_short(
     t_sum = tl.arange(0, G)[:, None] * V + tl.arange(0, V)[None, :]
     dBC_row = dBC + ((part * 2 * batch + b) * groups + k) * length * VEC + t_sum
     tl.store(dBC_row, tl.sum(dB, 1), mask=t_sum < length * VEC)
-    tl.store(dBC_row + batch * groups * length.to(tl.int64) * VEC, tl.sum(dC, 1), mask=t_sum < length * VEC)
+    tl.store(dBC_row + batch * groups * tl.cast(length, tl.int64) * VEC, tl.sum(dC, 1), mask=t_sum < length * VEC)
 
 
 @jit
@@ -128,11 +128,11 @@ def backward_one(
         d = k * per_group + r
         rows = row[None, :]
         at_state = (b * dim + tl.max_contiguous(d, 1))[None, :] + g * 0  # hidden steps: see forward
-        u_row = u + ((b * u_b + d * u_d) * VEC)[None, :, None]
-        delta_row = delta + ((b * delta_b + d * delta_d) * VEC)[None, :, None]
-        dout_row = dout + ((b * dout_b + d * dout_d) * VEC)[None, :, None]
-        du_row = du + ((b * du_b + d * du_d) * VEC)[None, :, None]
-        ddelta_row = ddelta + ((b * du_b + d * du_d) * VEC)[None, :, None]
+        u_row = row_of(u, b, d, u_b, u_d, VEC)
+        delta_row = row_of(delta, b, d, delta_b, delta_d, VEC)
+        dout_row = row_of(dout, b, d, dout_b, dout_d, VEC)
+        du_row = row_of(du, b, d, du_b, du_d, VEC)
+        ddelta_row = row_of(ddelta, b, d, du_b, du_d, VEC)
         shift = load(bias + d, row)[None, :, None] if HAS_BIAS else 0.0
         skip = load(D + d, row)[None, :, None] if HAS_D else 0.0
         A1 = load(A + d, row)[None, :, None]
@@ -222,9 +222,9 @@ def backward_many(
             here = states + (c - 1).to(tl.int64) * level + at_state
             passed = adjoint + segment.to(tl.int64) * level + at_state
             ok = there & row[None, :, None]
-            x_u = load(u + ((b * u_b + d * u_d) * VEC)[None, :, None] + t, ok)
-            dy = load(dout + ((b * dout_b + d * dout_d) * VEC)[None, :, None] + t, ok)
-            z = load(delta + ((b * delta_b + d * delta_d) * VEC)[None, :, None] + t, ok)
+            x_u = load(row_of(u, b, d, u_b, u_d, VEC) + t, ok)
+            dy = load(row_of(dout, b, d, dout_b, dout_d, VEC) + t, ok)
+            z = load(row_of(delta, b, d, delta_b, delta_d, VEC) + t, ok)
             if HAS_BIAS:
                 z += load(bias + d, row)[None, :, None]
             skip = load(D + d, row)[None, :, None] if HAS_D else 0.0

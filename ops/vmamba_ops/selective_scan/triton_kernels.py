@@ -33,6 +33,12 @@ def load(pointer, mask):
     return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
 
 
+@triton.jit
+def row_of(pointer, b, d, stride_b, stride_d, VEC: tl.constexpr):
+    """Where image b's channels d [R] start, as [1, R, 1]."""
+    return pointer + ((b * stride_b + d * stride_d) * VEC)[None, :, None]
+
+
 @jit
 def forward_short(
     u, delta, A, B, C, D, bias, out, last,
@@ -56,8 +62,8 @@ def forward_short(
         row = r < per_group
         d = k * per_group + r
         ok = there & row[None, :, None]
-        x_u = load(u + ((b * u_b + d * u_d) * VEC)[None, :, None] + t, ok)
-        z = load(delta + ((b * delta_b + d * delta_d) * VEC)[None, :, None] + t, ok)
+        x_u = load(row_of(u, b, d, u_b, u_d, VEC) + t, ok)
+        z = load(row_of(delta, b, d, delta_b, delta_d, VEC) + t, ok)
         if HAS_BIAS:
             z += load(bias + d, row)[None, :, None]
         dt, _slope = step(z, SOFTPLUS)
@@ -69,7 +75,7 @@ def forward_short(
         y = tile(hs, G, R, V) * c_t
         if HAS_D:
             y += x_u * load(D + d, row)[None, :, None]
-        tl.store(out + ((b * out_b + d * out_d) * VEC)[None, :, None] + t, y.to(out.dtype.element_ty), mask=ok)
+        tl.store(row_of(out, b, d, out_b, out_d, VEC) + t, y.to(out.dtype.element_ty), mask=ok)
         at = (b * groups * per_group + tl.max_contiguous(d, 1))[None, :] + g * 0
         tl.store(last + at, ends, mask=row[None, :] & (g == G - 1))
         block += 1
@@ -95,9 +101,9 @@ def forward(
     g = tl.broadcast_to(tl.arange(0, G)[:, None], [G, R])
     # Hiding that d runs in steps of 1 keeps the compiler from a layout of its own for the states.
     state = states + ((b * groups * per_group + tl.max_contiguous(d, 1)) * N)[None, :] + g * 0
-    u_row = u + ((b * u_b + d * u_d) * VEC)[None, :, None]
-    delta_row = delta + ((b * delta_b + d * delta_d) * VEC)[None, :, None]
-    out_row = out + ((b * out_b + d * out_d) * VEC)[None, :, None]
+    u_row = row_of(u, b, d, u_b, u_d, VEC)
+    delta_row = row_of(delta, b, d, delta_b, delta_d, VEC)
+    out_row = row_of(out, b, d, out_b, out_d, VEC)
     B_row = B + (b * B_b + k * B_k) * VEC
     C_row = C + (b * C_b + k * C_k) * VEC
     shift = load(bias + d, row)[None, :, None] if HAS_BIAS else 0.0
@@ -180,8 +186,8 @@ def segment_ends(
     g = tl.broadcast_to(tl.arange(0, G)[:, None], [G, R])
     index = b * groups * per_group + tl.max_contiguous(d, 1)
     end = ends + segment.to(tl.int64) * level + (index * N)[None, :] + g * 0
-    v_row = v + ((b * v_b + d * v_d) * VEC)[None, :, None]
-    delta_row = delta + ((b * delta_b + d * delta_d) * VEC)[None, :, None]
+    v_row = row_of(v, b, d, v_b, v_d, VEC)
+    delta_row = row_of(delta, b, d, delta_b, delta_d, VEC)
     W_row = W + (b * W_b + k * W_k) * VEC
     shift = load(bias + d, row)[None, :, None] if HAS_BIAS else 0.0
     elapsed = tl.zeros([G, R], tl.float32)
