@@ -12,6 +12,8 @@ _HOME = {
     "cross_scan": "cross_scan",
     "cross_merge": "cross_scan",
     "line_scan": "cross_scan",
+    "ss2d": "ss2d",
+    "dwconv_silu": "dwconv",
 }
 _MODULES = ("dispatch", "limits")
 __all__ = [*_HOME, *_MODULES]

@@ -18,6 +18,7 @@ from . import nvrtc
 
 if TYPE_CHECKING:
     from .selective_scan.plan import Plan
+    from .ss2d.plan import Plan as FusedPlan
 
 _DTYPES = ("float32", "float16", "bfloat16")
 _NROWS = (0, 1, 2, 4)
@@ -42,6 +43,17 @@ def _list(kind: Callable[[str], object], choices: tuple | range | None = None) -
     return parse
 
 
+def _map(text: str) -> tuple[int, ...]:
+    """Height, width, channels and rank of "56x56x96x6"."""
+    height, width, dim, rank = map(int, text.split("x"))
+    if min(height, width, rank) < 1 or dim < 1 or dim % 16:
+        raise ValueError(text)
+    return height, width, dim, rank
+
+
+_map.__name__ = "a map HxWxDxR with D a multiple of 16"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vmamba_ops.build", description=(__doc__ or "").splitlines()[0])
     sizes = range(1, 1 << 20)
@@ -52,6 +64,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", type=_list(str, _DTYPES), default=list(_DTYPES), help="of the input (all three)")
     parser.add_argument("--nrow", type=_list(int, _NROWS), default=[0], help="1,2,4, or 0 for the fastest (0)")
     parser.add_argument("--no-softplus", action="store_true", help="the scan without softplus")
+    maps = "also the fused SS2D for maps of H x W, D channels and dt rank R (56x56x96x6,28x28x192x12)"
+    parser.add_argument("--fused", type=_list(_map), default=[], metavar="HxWxDxR", help=maps)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
     return parser
 
@@ -81,15 +95,38 @@ def kernels(options: argparse.Namespace) -> Iterator["Plan"]:
                 yield one
 
 
+def fused_kernels(options: argparse.Namespace) -> Iterator["FusedPlan"]:
+    """Every kernel of the fused SS2D that was asked for, each once."""
+    from .ss2d.plan import plan
+
+    seen = set()
+    for (height, width, dim, rank), dtype, way in product(options.fused, options.dtype, ("forward", "backward")):
+        one = plan(way, dtype, rank + rank % 2, height, width, dim)
+        if one not in seen:
+            seen.add(one)
+            yield one
+
+
 def _describe(plan: "Plan") -> str:
     text = f"{plan.direction} {plan.dtype} -> {plan.out}, {plan.lanes} lanes x {plan.items}, nrow {plan.nrow}"
     flags = ("one", "vec", "whole", "sliced")
     return ", ".join([text, *(flag for flag in flags if getattr(plan, flag))])
 
 
+def _usage(usage: nvrtc.Usage | None) -> str:
+    if usage is None:
+        return "the assembler did not report"
+    return f"{usage.registers:3d} registers  {usage.stack:4d} B stack  {usage.spills:4d} B spilled"
+
+
 def build(options: argparse.Namespace) -> int:
     """Compile and print; the exit code."""
     from .selective_scan.plan import source
+    from .ss2d.plan import source as fused_source
+
+    def compile_fused(work: tuple[str, "FusedPlan"]) -> tuple[str, "FusedPlan", nvrtc.Binary]:
+        arch, plan = work
+        return arch, plan, nvrtc.compile(fused_source(plan.direction), "ss2d", plan.macros(), arch)
 
     def compile(work: tuple[str, "Plan"]) -> tuple[str, "Plan", nvrtc.Binary]:
         arch, plan = work
@@ -98,10 +135,14 @@ def build(options: argparse.Namespace) -> int:
     start, total, fresh = time.perf_counter(), 0, 0
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
         for arch, plan, binary in pool.map(compile, product(options.arch, list(kernels(options)))):
-            usage = next(usage for usage in binary.usage if usage.name == plan.direction)
+            usage = next((usage for usage in binary.usage if usage.name == plan.direction), None)
+            total, fresh = total + 1, fresh + (not binary.cached)
+            print(f"{arch}  {_usage(usage)}  {_describe(plan)}", flush=True)
+        for arch, plan, binary in pool.map(compile_fused, product(options.arch, list(fused_kernels(options)))):
+            (usage,) = binary.usage
             total, fresh = total + 1, fresh + (not binary.cached)
             print(f"{arch}  {usage.registers:3d} registers  {usage.stack:4d} B stack  {usage.spills:4d} B spilled  "
-                  f"{_describe(plan)}", flush=True)  # fmt: skip
+                  f"ss2d {plan.direction} {plan.dtype}, rank {plan.rank}, {plan.warps} warps", flush=True)  # fmt: skip
     seconds = time.perf_counter() - start
     print(f"{total} kernels, {fresh} compiled now in {seconds:.1f} s with NVRTC {nvrtc.version()}; "
           f"in {nvrtc.cache_folder()}")  # fmt: skip

@@ -48,9 +48,27 @@ def register(op: str) -> None:
     register_flop_formula(getattr(torch.ops.vmamba_ops, f"{op}_backward"))(_backward)
 
 
+def _ss2d(x_shape: Any, rows: Any, weight_shape: Any, *_, **__) -> int:
+    """Four routes' scan with one state, and their dt up-projection (a multiply-add counted twice)."""
+    batch, height, width, dim = x_shape
+    routes, _, rank = weight_shape
+    return scan_flops(batch, height * width, routes * dim, 1) + 2 * batch * height * width * routes * dim * rank
+
+
+def _ss2d_backward(dy_shape: Any, states: Any, x_shape: Any, rows: Any, weight_shape: Any, *_, **__) -> int:
+    return 2 * _ss2d(x_shape, rows, weight_shape)
+
+
+def register_ss2d() -> None:
+    """Register ``vmamba_ops::ss2d_scan`` and its backward, once."""
+    register_flop_formula(torch.ops.vmamba_ops.ss2d_scan)(_ss2d)
+    register_flop_formula(torch.ops.vmamba_ops.ss2d_scan_backward)(_ss2d_backward)
+
+
 def counter(**kwargs: Any) -> FlopCounterMode:
     """``FlopCounterMode(**kwargs)`` that counts the scan whichever backend runs it (by the new rule)."""
     for module, needs in (("cpu", "numba"), ("triton", "triton"), ("cuda", "torch")):
         if find_spec(needs):
             import_module(f".selective_scan.{module}", __package__)
+    import_module(".ss2d.cuda", __package__)
     return FlopCounterMode(**kwargs)

@@ -24,11 +24,6 @@ class Limit:
     missing: str = ""
 
 
-def _absent(max_d_state: int | None, what: str, devices: tuple[str, ...] = ("cuda",)) -> Limit:
-    reason = f"{what} is not part of this version; use backend=auto"
-    return Limit(max_d_state, devices, _FLOAT, missing=reason)
-
-
 _ANY = ("cpu", "cuda")
 _ALL = (*_FLOAT, "float64")
 
@@ -46,7 +41,9 @@ LIMITS: dict[str, Limit] = {
         note="it needs a CUDA compiler to install",
         out_as_in=True,
     ),
-    "fused": _absent(1, "the fused four-route scan"),
+    "fused": Limit(
+        1, ("cuda",), _FLOAT, missing="it is a backend of ss2d, the four-route scan whole; use backend=auto"
+    ),
 }
 """Backends of ``selective_scan``."""
 
@@ -57,4 +54,27 @@ CROSS_LIMITS: dict[str, Limit] = {
 }
 """Backends of ``cross_scan`` and ``cross_merge``; the line scans are plain torch and take no backend."""
 
-TABLES: dict[str, dict[str, Limit]] = {"selective_scan": LIMITS, "cross_scan": CROSS_LIMITS}
+SS2D_LIMITS: dict[str, Limit] = {
+    "naive": Limit(None, _ANY, _ALL, rank=9),
+    "composed": Limit(None, _ANY, _ALL, rank=1),
+    "fused": Limit(1, ("cuda",), _FLOAT, rank=0, nvrtc=True),
+}
+"""Backends of ``ss2d``; ``fused`` takes the routes cross2d and channels in multiples of 16."""
+
+NETWORK_LIMITS = LIMITS | {"fused": SS2D_LIMITS["fused"]}
+"""What a network's ``scan.backend`` may be: a backend of the scan alone, or the fused whole."""
+
+TABLES: dict[str, dict[str, Limit]] = {"selective_scan": LIMITS, "cross_scan": CROSS_LIMITS, "ss2d": SS2D_LIMITS}
+
+_WIDTH = 16  # channels that a warp of the fused kernel takes
+
+
+def unfit(channels: int, d_state: int, routes: str) -> str:
+    """ "" if the fused kernel takes such a problem, else what it takes instead."""
+    if routes != "cross2d":
+        return f"it takes routes cross2d, got {routes}"
+    if d_state != 1:
+        return f"it takes d_state up to 1, got {d_state}"
+    if channels % _WIDTH:
+        return f"it takes a multiple of {_WIDTH} channels, got {channels}"
+    return ""

@@ -2,6 +2,8 @@
 
 from dataclasses import fields as fields_of
 from difflib import get_close_matches
+from enum import Enum
+from typing import Any
 
 import timm.models
 from torch import nn
@@ -29,9 +31,16 @@ def build(
     common = {"num_classes": num_classes, "in_chans": in_chans}
     if model.family == "timm":
         return _timm(model, common, img_size)
+    return VMamba(**network_fields(model, forward_type, norm, scan) | common | {"img_size": img_size})
+
+
+def network_fields(
+    model: schema.Model, forward_type: schema.ForwardType, norm: schema.Norm, scan: schema.Scan
+) -> dict[str, Any]:
+    """The arguments of ``VMamba`` that the groups of a run stand for, as plain values."""
     groups = {f.name: getattr(group, f.name) for group in (forward_type, model) for f in fields_of(group)}
-    chosen = {name: value for name, value in groups.items() if name in FIELDS}
-    return VMamba(**chosen | common | {"img_size": img_size, "norm": str(norm.name), "backend": str(scan.backend)})
+    chosen = {name: str(v) if isinstance(v, Enum) else v for name, v in groups.items() if name in FIELDS}
+    return chosen | {"norm": str(norm.name), "backend": str(scan.backend)}
 
 
 def _timm(model: schema.Model, common: dict[str, int], img_size: int) -> nn.Module:

@@ -15,8 +15,8 @@ from vmamba.config.errors import UserError
 from vmamba.models import fields
 from vmamba.models.block import Block, Stage
 from vmamba.models.init import init_weights
-from vmamba.models.layers import channel_first, make_norm, to_last
-from vmamba.models.ss2d import SS2D
+from vmamba.models.layers import channel_first, make_norm, to_first, to_last
+from vmamba.models.ss2d import SS2D, runs_channels_last
 from vmamba.models.stem import as_nchw, downsample, patch_embed, patch_grid
 
 SCAN_FIELDS = tuple(name for name in signature(SS2D.__init__).parameters if name not in ("self", "channels", "first"))
@@ -36,8 +36,10 @@ class VMamba(nn.Module):
     """VMamba (arXiv 2401.10166). Images (B, in_chans, H, W) of any size -> logits (B, num_classes).
 
     The arguments are the fields of ``schema.Model``, ``schema.ForwardType``, ``schema.Norm`` and ``schema.Scan``;
-    the state dict has the published names. ``img_size`` matters only to ``pos_embed``, whose grid is resized to the
-    image's on the way. ``crop_odd`` cuts odd maps in downsample=v1 instead of padding them, as the first release did.
+    the state dict has the published names. Where the fused scan is at hand a network of norm=ln2d keeps its features
+    channels-last inside and hands them out as (B, C, H, W) all the same. ``img_size`` matters only to ``pos_embed``,
+    whose grid is resized to the image's on the way. ``crop_odd`` cuts odd maps in downsample=v1 instead of padding
+    them, as the first release did.
     Raises ``UserError`` for what does not fit together.
     """
 
@@ -85,8 +87,9 @@ class VMamba(nn.Module):
         fields.check(args)
         super().__init__()
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
-        self.norm_kind, self.first = norm, channel_first(norm)
-        self.output_fmt = "NCHW" if self.first else "NHWC"
+        self.output_fmt = "NCHW" if channel_first(norm) else "NHWC"
+        self.norm_kind = args["norm"] = "ln" if runs_channels_last(args) else norm  # a layer norm in either layout
+        self.first = channel_first(self.norm_kind)
         self.num_features = self.head_hidden_size = dims[-1]
         self.drop_path_rate = drop_path
         self.feature_info = [
@@ -144,16 +147,24 @@ class VMamba(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The last stage's normalised features, (B, C, H, W) or (B, H, W, C): see ``output_fmt``."""
+        return self._outward(self._features(x))
+
+    def _features(self, x: Tensor) -> Tensor:
         x = self._stem(x)
         for stage in self.layers:
             x = stage.downsample(stage(x))
         return self.classifier.norm(x)
 
+    def _outward(self, x: Tensor) -> Tensor:
+        """From the layout inside to ``output_fmt``."""
+        return to_first(x) if self.output_fmt == "NCHW" and not self.first else x
+
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Logits (B, num_classes) of ``forward_features``' result; with ``pre_logits`` the pooled features (B, C)."""
+        first = self.output_fmt == "NCHW"
         if self.global_pool:
-            x = x.mean((2, 3) if self.first else (1, 2))
-        elif self.first and not pre_logits:
+            x = x.mean((2, 3) if first else (1, 2))
+        elif first and not pre_logits:
             x = to_last(x)
         if pre_logits:
             return x
@@ -198,7 +209,7 @@ class VMamba(nn.Module):
                 x = stage.downsample(x)
         if intermediates_only:
             return found
-        return (self.classifier.norm(x) if len(stages) == len(self.layers) else x), found
+        return self._outward(self.classifier.norm(x) if len(stages) == len(self.layers) else x), found
 
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True

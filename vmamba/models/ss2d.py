@@ -5,18 +5,37 @@ The parameters of route k are x_proj_weight[k] (R + 2N, D), dt_projs_weight[k] (
 k D .. (k + 1) D of A_logs (N) and Ds.
 """
 
+from collections.abc import Mapping
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vmamba.config.errors import UserError
 from vmamba.models.init import init_scan
 from vmamba.models.layers import activation, make_linear, make_out_norm, to_first, to_last
-from vmamba_ops import cross_merge, cross_scan, line_scan, selective_scan
+from vmamba_ops import cross_merge, cross_scan, dwconv_silu, line_scan, selective_scan, ss2d
+from vmamba_ops.dispatch import resolve
+from vmamba_ops.limits import unfit
 
 K = 4
 HALF = (torch.float16, torch.bfloat16)
+
+
+def runs_channels_last(fields: Mapping[str, Any]) -> bool:
+    """Whether a network of norm=ln2d with these fields of ``VMamba`` is better kept channels-last inside."""
+    if fields["norm"] != "ln2d" or fields["ssm_ratio"] <= 0 or fields["backend"] != "fused":
+        return False
+    widths = [int(fields["ssm_ratio"] * width) for width in fields["dims"]]
+    return not any(unfit(width, fields["d_state"], fields["routes"]) for width in widths)
+
+
+def backend_here(fields: Mapping[str, Any], device_type: str) -> str:
+    """The backend that a network with these fields of ``VMamba`` scans by on a device."""
+    op = "ss2d" if fields["backend"] == "fused" else "selective_scan"
+    return resolve(op, fields["backend"], device_type, fields["d_state"])
 
 
 class SS2D(nn.Module):
@@ -54,6 +73,10 @@ class SS2D(nn.Module):
         self.first, self.inner, self.rank, self.d_state = first, inner, rank, d_state
         self.gate, self.routes, self.projection, self.sequential = gate, routes, projection, sequential
         self.scan_in, self.scan_out, self.backend = scan_in, scan_out, backend
+        why = unfit(inner, d_state, routes)
+        if why and backend == "fused":
+            raise UserError(f"backend=fused with {inner} inner channels, d_state={d_state}, routes={routes}: {why}")
+        self.fused = backend == "fused"
         # "auto" takes the Triton kernel where there is one, and plain torch on a CPU
         self.scan_route = self.merge_route = "auto" if cross_scan == "triton" else "torch"
         linear = make_linear(first)
@@ -77,15 +100,30 @@ class SS2D(nn.Module):
             x, z = x.chunk(2, dim=1 if self.first else -1)
             if self.gate == "act":
                 z = self.act(z)
+        y = self._fused(x) if self.fused else self._composed(x)
+        if self.out_proj.weight.dtype in HALF:
+            y = y.to(self.out_proj.weight.dtype)
+        y = self.out_act(self.out_norm(y)).to(x.dtype)
+        return self.out_proj(y if z is None else y * z)
+
+    def _fused(self, x: Tensor) -> Tensor:
+        """Convolution, activation and scan by the channels-last operators, in the network's layout."""
+        x_BHWD = to_last(x) if self.first else x
+        if self.conv2d is not None and isinstance(self.act, nn.SiLU):
+            x_BHWD = dwconv_silu(x_BHWD, self.conv2d.weight, self.conv2d.bias)
+        else:
+            x_BHWD = self.act(x_BHWD if self.conv2d is None else to_last(self.conv2d(to_first(x_BHWD))))
+        own = (self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        y_BHWD = ss2d(x_BHWD, *own, routes=self.routes, backend="fused")
+        return to_first(y_BHWD) if self.first else y_BHWD
+
+    def _composed(self, x: Tensor) -> Tensor:
+        """The same by the operators one after the other."""
         x_BDHW = x if self.first else to_first(x)
         if self.conv2d is not None:
             x_BDHW = self.conv2d(x_BDHW)
         x_BDHW = self.act(x_BDHW)
-        y = self._cascade(x_BDHW) if self.routes == "cascade2d" else self._cross(x_BDHW)
-        if self.out_proj.weight.dtype in HALF:
-            y = y.to(self.out_proj.weight.dtype)
-        y = self.out_act(self.out_norm(y)).to(x_BDHW.dtype)
-        return self.out_proj(y if z is None else y * z)
+        return self._cascade(x_BDHW) if self.routes == "cascade2d" else self._cross(x_BDHW)
 
     def _cross(self, x_BDHW: Tensor) -> Tensor:
         """The four routes at once, merged in the network's layout."""

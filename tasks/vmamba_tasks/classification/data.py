@@ -15,17 +15,20 @@ from torch.utils.data import Dataset
 from vmamba.config.errors import UserError
 from vmamba.engine.broken import SkipBroken
 from vmamba_tasks.classification import layout
+from vmamba_tasks.classification.synthetic import Synthetic
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # PIL's, by channels
 NEEDS = {"hfds": "datasets", "hfids": "datasets", "tfds": "tensorflow-datasets", "wds": "webdataset"}
 DIGITS_VAL = 0.2
 
 
-def open_split(cfg, env, *, train: bool) -> SkipBroken | IterableImageDataset:
+def open_split(cfg, env, *, train: bool) -> SkipBroken | IterableImageDataset | Synthetic:
     """The training or the validation images of ``cfg.data``, without transform. Raises UserError if it cannot."""
     data = cfg.data
     if data.in_chans not in MODES:
         raise UserError(f"data.in_chans={data.in_chans}: images have 1, 3 or 4 channels")
+    if data.source == "synthetic":
+        return Synthetic(cfg, env.device, train)
     if data.source == "digits":
         return SkipBroken(Digits(train, MODES[data.in_chans]), ignore=not train)
     kind = data.reader.partition("/")[0].lower()

@@ -6,6 +6,7 @@ from torch.utils.data import Dataset
 from vmamba.engine.broken import SkipBroken
 from vmamba.engine.signals import leave_to_parent
 from vmamba.engine.stream import EpochLoader, EpochStream, Shard
+from vmamba_tasks.classification.synthetic import Synthetic
 
 
 def training(cfg, env, dataset: Dataset) -> EpochLoader:
@@ -15,6 +16,8 @@ def training(cfg, env, dataset: Dataset) -> EpochLoader:
     On a GPU timm's prefetcher normalises and erases on the device; which boxes it erases then depends on where the
     run was started.
     """
+    if isinstance(dataset, Synthetic):
+        return EpochLoader(dataset.batches(), dataset)
     augment = cfg.recipe.augment
     guard = guard_of(dataset)
     if guard is not None:
@@ -38,6 +41,8 @@ def training(cfg, env, dataset: Dataset) -> EpochLoader:
 
 def evaluation(cfg, env, dataset: Dataset):
     """This rank's share of the validation set, resized and cropped; nothing is padded or seen twice."""
+    if isinstance(dataset, Synthetic):
+        return dataset.batches()
     if not isinstance(dataset, IterableImageDataset):
         dataset = Shard(dataset, env.rank, env.world_size)
     return create_loader(

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from vmamba.config.errors import UserError
 from vmamba.engine import distributed
 from vmamba.engine.stream import EpochLoader, close
-from vmamba.engine.weights import fit_into
+from vmamba.engine.weights import fit_into, fit_part
 from vmamba_tasks.classification import data, loaders
 from vmamba_tasks.classification.guess import hint
 
@@ -90,6 +90,17 @@ class Classification:
             weights = checkpoint_filter_fn(weights, model)
         fit_into(model, weights, source, hint(weights, self.cfg))
 
+    def start_from(self, model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> dict[str, int]:
+        """All weights but a classifier of another size. UserError if the network is another one."""
+        if self.cfg.model.family == "vmamba":
+            from vmamba.models import checkpoint_filter_fn
+
+            weights = checkpoint_filter_fn(weights, model)
+        return fit_part(model, weights, source, "", ("classifier.head.", "head.", "fc."), hint(weights, self.cfg))
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        return model
+
     def close(self) -> None:
         close(self.val_loader)
 
@@ -98,10 +109,12 @@ class Classification:
         if self.train_set is not None:
             facts["data"]["train"] = data.fingerprint(self.train_set)
         if self.cfg.model.family == "vmamba":
-            from vmamba_ops.dispatch import resolve
+            from vmamba.models.build import network_fields
+            from vmamba.models.ss2d import backend_here
 
-            backend, device = str(self.cfg.scan.backend), self.env.device.type
-            facts["op_backend"] = resolve("selective_scan", backend, device, self.cfg.model.d_state)
+            cfg = self.cfg
+            fields = network_fields(cfg.model, cfg.forward_type, cfg.norm, cfg.scan)
+            facts["op_backend"] = backend_here(fields, self.env.device.type)
         return facts
 
 

@@ -1,0 +1,152 @@
+"""The four-route scan of SS2D in CUDA C++ (ss2d.cu, compiled by ``nvrtc``), one state a channel.
+
+``vmamba_ops::ss2d_scan`` and its backward are ``torch.library`` operators with fake kernels. Results do not change from
+run to run: every sum has a fixed order.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .. import flops, nvrtc
+from . import plan as plans
+
+_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+K = 4
+
+torch.library.define(
+    "vmamba_ops::ss2d_scan",
+    "(Tensor x, Tensor rows, Tensor weight, Tensor bias, Tensor A_logs, Tensor Ds, bool save) "
+    "-> (Tensor y, Tensor states)",
+)
+torch.library.define(
+    "vmamba_ops::ss2d_scan_backward",
+    "(Tensor dy, Tensor states, Tensor x, Tensor rows, Tensor weight, Tensor bias, Tensor A_logs, Tensor Ds) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """All of a launch that does not change between calls of one shape."""
+
+    kernel: nvrtc.Kernel
+    grid: tuple[int, int]
+    threads: int
+    shared: int
+    split: int  # outputs to be added
+    groups: int  # of images, each with sums of its own
+    blocks: int  # of channels, likewise
+    sizes: tuple[int, ...]  # Problem's fields from images on
+
+    def __call__(self, *tensors: Tensor | None) -> None:
+        """Start it on the current stream of the tensors' device; ``tensors`` are Problem's, None for a null pointer."""
+        fields = (*[0 if t is None else t.data_ptr() for t in tensors], *self.sizes)
+        stream = torch._C._cuda_getCurrentRawStream(self.kernel.device)
+        if self.kernel.device == torch._C._cuda_getDevice():
+            self.kernel.launch(self.grid, self.threads, self.shared, stream, fields)
+            return
+        with torch.cuda.device(self.kernel.device):
+            self.kernel.launch(self.grid, self.threads, self.shared, stream, fields)
+
+
+@cache
+def _processor(device: int) -> tuple[str, int]:
+    """The architecture and the number of multiprocessors."""
+    found = torch.cuda.get_device_properties(device)
+    if found.major < 8:
+        raise RuntimeError(
+            f"cuda:{device} ({found.name}) has compute capability {found.major}.{found.minor}; the fused SS2D takes "
+            "8.0 and newer; use backend=composed"
+        )
+    return f"sm_{found.major}{found.minor}", found.multi_processor_count
+
+
+@cache
+def _launch(direction: str, device: int, shape: tuple[int, ...], dtype: torch.dtype, rank: int) -> _Launch:
+    images, height, width, dim = shape
+    arch, processors = _processor(device)
+    plan = plans.plan(direction, _NAMES[dtype], rank, height, width, dim)
+    split, per = plan.spread(images, dim, processors)
+    blocks, groups = dim // (plans.WIDTH * plan.warps), -(-images // per)
+    tiles, magic = -(-height * width // plan.tile), -(-(1 << 32) // height) & 0xFFFFFFFF
+    with torch.cuda.device(device):
+        kernel = nvrtc.Kernel(plans.source(direction), "ss2d", plan.macros(), arch, f"ss2d_{direction}", device)
+    sizes = (images, height, width, dim, tiles, magic, split, per, blocks)
+    return _Launch(kernel, (groups, blocks * split), plan.threads, plan.shared, split, groups, blocks, sizes)
+
+
+def _total(parts: Tensor) -> Tensor:
+    """The sum over the first dimension."""
+    return parts[0] if parts.shape[0] == 1 else parts.sum(0)
+
+
+def _forward(x, rows, weight, bias, A_logs, Ds, save):
+    launch = _launch("forward", x.device.index, tuple(x.shape), x.dtype, weight.shape[2])
+    y = x.new_empty((launch.split, *x.shape))
+    states = x.new_empty(_states_shape(x, save), dtype=torch.float32)
+    launch(x, rows, weight, bias, A_logs, Ds, states if save else None, y, *[None] * 5)
+    return _total(y), states
+
+
+def _states_shape(x: Tensor, save: bool) -> tuple:
+    """At the starts of the tiles of every route; as many as the shortest tiles make, whatever the plan."""
+    images, height, width, dim = x.shape
+    return (images, K, (height * width + 27) // 28, dim) if save else (0,)
+
+
+def _backward(dy, states, x, rows, weight, bias, A_logs, Ds):
+    rank, dim = weight.shape[2], x.shape[3]
+    launch = _launch("backward", x.device.index, tuple(x.shape), x.dtype, rank)
+    dx, drows = x.new_empty((launch.split, *x.shape)), rows.new_empty((launch.blocks, *rows.shape))
+    dweight = weight.new_empty((launch.groups, *weight.shape))
+    sums = weight.new_empty((launch.groups, 3, K, dim))
+    launch(x, rows, weight, bias, A_logs, Ds, states, None, dy, dx, drows, dweight, sums)
+    sums = _total(sums)
+    # D's four routes read the same map: their gradients are alike, and one of them is computed
+    return _total(dx), _total(drows), _total(dweight), sums[0], sums[1].clone(), sums[2, 0].repeat(K, 1)
+
+
+@torch.library.register_fake("vmamba_ops::ss2d_scan")
+def _forward_fake(x, rows, weight, bias, A_logs, Ds, save):
+    return torch.empty_like(x), x.new_empty(_states_shape(x, save), dtype=torch.float32)
+
+
+@torch.library.register_fake("vmamba_ops::ss2d_scan_backward")
+def _backward_fake(dy, states, x, rows, weight, bias, A_logs, Ds):
+    return tuple(torch.empty_like(t) for t in (x, rows, weight, bias, A_logs, Ds))
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.save_for_backward(output[1], *inputs[:6])
+
+
+def _gradients(ctx, dy, _):
+    states, x, *rest = ctx.saved_tensors
+    dy = dy.to(x.dtype).contiguous()
+    return (*torch.ops.vmamba_ops.ss2d_scan_backward(dy, states, x, *rest), None)
+
+
+torch.library.impl("vmamba_ops::ss2d_scan", "CUDA", _forward)
+torch.library.impl("vmamba_ops::ss2d_scan_backward", "CUDA", _backward)
+torch.library.register_autograd("vmamba_ops::ss2d_scan", _gradients, setup_context=_save)
+flops.register_ss2d()
+
+
+def ss2d(x_BHWD, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds) -> Tensor:
+    """As the public function, for cross2d and one state a channel; differentiable once."""
+    D, rank = dt_projs_weight.shape[1:]
+    if x_BHWD.is_cuda and torch.is_autocast_enabled("cuda"):
+        x_BHWD = x_BHWD.to(torch.get_autocast_dtype("cuda"))
+    if rank % 2:  # the kernel reads pairs: a column of zeros after dt's
+        x_proj_weight = torch.cat(
+            [x_proj_weight[:, :rank], x_proj_weight.new_zeros(K, 1, D), x_proj_weight[:, rank:]], 1
+        )
+        dt_projs_weight = torch.nn.functional.pad(dt_projs_weight, (0, 1))
+    x_BHWD = x_BHWD.contiguous()
+    rows = torch.nn.functional.linear(x_BHWD, x_proj_weight.flatten(0, 1).to(x_BHWD.dtype))
+    own = (dt_projs_weight, dt_projs_bias, A_logs.view(K, D), Ds.view(K, D))
+    own = (t.float().contiguous() for t in own)
+    return torch.ops.vmamba_ops.ss2d_scan(x_BHWD, rows, *own, torch.is_grad_enabled())[0]

@@ -1,0 +1,227 @@
+// The four-route scan of SS2D with one state a channel, forward and backward, for NVRTC: no header. It follows ptx.cu
+// in the source text and is followed by forward.cu or backward.cu. Formulas and layouts: __init__.py and naive.py.
+//
+// A warp walks a route over 16 channels in tiles of TILE = 4 S positions. Its lanes are the 8 x 4 grid of an mma result
+// with channels as rows and positions as columns: lane (g, q) holds channels 2g and 2g + 1 of S consecutive positions,
+// so that a scan is S steps in a thread and two shuffles. The columns of mma number t are positions S (c / 2) + 2t +
+// c % 2. dt comes out of the tensor cores as weights x rows of P; a second mma with 1s in column R (R + 1) spreads B (C).
+//
+// A block has CW channel warps of a route and CW of the same route backwards, which start at the two ends of the map:
+// the first to come to a tile writes the output, the second, a barrier or more later, adds to it. Blocks walk the
+// rows, then the columns (SPLIT blocks do one of the two each). Tiles are cut alike for both directions; what lies
+// past the map's end reads as 0. Every sum has a fixed order.
+//
+// Macros: IN (0 float, 1 half, 2 bfloat16); R, rank of dt, even; S, 7 or 8; CW; MINBLOCKS; WRAP: S positions of a lane
+// may cross the end of a line or of the map.
+constexpr int TILE = 4 * S, RP = R + 2, KT = (RP + 7) / 8, PITCH = 8 * (KT | 1), NT = 4;
+constexpr int M = IN == F16 ? F16 : BF16;  // what the tensor cores read; float is split into three bfloat16
+constexpr int TERMS = IN == F32 ? 3 : 1;
+constexpr int PLANE = (TILE + 1) * PITCH, STAGE = TERMS * PLANE;  // numbers in shared memory: a tile of P of a route
+constexpr int HALF = CW * 32, WORDS = TILE * RP / 2, PER = (WORDS + HALF - 1) / HALF;
+constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+static_assert(THREADS == 2 * HALF && R % 2 == 0, "a block is two routes of CW warps; R is even");
+
+#if IN == 0
+typedef float Raw;
+typedef float2 Two;
+DI Two two(float a, float b) { return make_float2(a, b); }
+DI float first(Two v) { return v.x; }
+DI float second(Two v) { return v.y; }
+DI Two nothing() { return make_float2(0.f, 0.f); }
+#else
+typedef u16 Raw;
+typedef u32 Two;
+DI Two two(float a, float b) { return pack<IN>(a, b); }
+DI float first(Two v) { return low<IN>(v); }
+DI float second(Two v) { return high<IN>(v); }
+DI Two nothing() { return 0u; }
+#endif
+
+struct Problem {  // lengths in numbers; every field is 8 bytes, in cuda.py's order
+  const Raw *x, *P;
+  const float *W, *bias, *A_logs, *Ds;  // (4, D, R), (4, D), (4, D), (4, D)
+  float* states;                        // (image, route, tile, channel): at tile starts, or null
+  Raw* y;
+  const Raw* dy;
+  Raw *dx, *dP;
+  float *dW, *sums;  // (group of images, 4, D, R); (group, dbias | dA_logs | dD, 4, D)
+  i64 images, height, width, dim, tiles, magic, split, per, blocks;
+};
+
+DI void split(float a, float b, u32 (&out)[TERMS]) {
+  UNROLL for (int k = 0; k < TERMS; k++) {
+    out[k] = pack<M>(a, b);
+    if (TERMS > 1) a -= low<M>(out[k]), b -= high<M>(out[k]);
+  }
+}
+
+// Where a thread is and what it walks.
+struct Place {
+  int lane, g, q, warp, back, thread, channel, block, H, W, L, D, tiles;
+  i64 first, last;  // images
+  int pair, pairs;
+  DI Place(const Problem& p) {
+    const int all = threadIdx.x >> 5;
+    lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, back = all / CW, warp = all % CW;
+    thread = threadIdx.x - back * HALF;
+    block = (int)(blockIdx.y % (u32)p.blocks);
+    channel = (block * CW + warp) * 16 + 2 * g;
+    H = (int)p.height, W = (int)p.width, L = H * W, D = (int)p.dim, tiles = (int)p.tiles;
+    first = (i64)blockIdx.x * p.per, last = first + p.per < p.images ? first + p.per : p.images;
+    pair = p.split == 2 ? blockIdx.y / (u32)p.blocks : 0, pairs = p.split == 2 ? pair + 1 : 2;
+  }
+};
+
+// The lines of a route: rows, or columns (a map of one row has the same of both).
+struct Walk {
+  int H, W, L, D;
+  u32 magic;
+  bool column, back;
+  DI Walk(const Place& me, int pair, u32 magic_)
+      : H(me.H), W(me.W), L(me.L), D(me.D), magic(magic_), column(pair == 1 && me.H > 1), back(me.back) {}
+  DI int at(int c) const {  // the position in memory of number c along the lines
+    if (!column) return c;
+    const int line = (int)__umulhi((u32)c, magic);
+    return (c - line * H) * W + line;
+  }
+};
+
+// A lane's S positions of a tile, in the order of the walk: the bytes from an image's start to its two channels there,
+// and which are there. Offsets of 32 bits beside a base that is the same for all threads cost half of 64-bit addresses.
+struct Spots {
+  u32 at[S];
+  u32 live;
+  DI Spots(const Walk& w, int tile, const Place& me) {
+    const int q = me.q, size = w.D * (int)sizeof(Raw);
+    const u32 channel = me.channel * (u32)sizeof(Raw);
+    const int start = tile * TILE + (w.back ? (3 - q) * S + S - 1 : q * S), way = w.back ? -1 : 1;
+    if (WRAP) {
+      live = 0;
+      UNROLL for (int i = 0; i < S; i++) {
+        const int c = start + way * i;
+        live |= (u32)(c < w.L) << i;
+        at[i] = channel + (u32)w.at(c < w.L ? c : w.L - 1) * size;
+      }
+    } else {
+      live = start < w.L ? ~0u : 0u;
+      const u32 step = (u32)(way * (w.column ? w.W : 1) * size), from = channel + (u32)w.at(start) * size;
+      UNROLL for (int i = 0; i < S; i++) at[i] = from + i * step;
+    }
+  }
+  DI bool on(int i) const { return WRAP ? live >> i & 1 : live != 0; }
+};
+DI void read(const Raw* from, const Spots& s, Two (&v)[S]) {
+  UNROLL for (int i = 0; i < S; i++) v[i] = s.on(i) ? *(const Two*)((const char*)from + s.at[i]) : nothing();
+}
+DI void write(Raw* to, const Spots& s, const Two (&v)[S]) {
+  UNROLL for (int i = 0; i < S; i++)
+    if (s.on(i)) *(Two*)((char*)to + s.at[i]) = v[i];
+}
+
+// A route's part of a tile of P on its way to shared memory, rows in the order of the walk.
+struct Staged {
+  Two v[PER];
+  DI void load(const Raw* P, const Walk& w, int tile, int thread, int route) {
+    UNROLL for (int n = 0; n < PER; n++) {
+      const int word = thread + n * HALF, row = word / (RP / 2);
+      const int c = tile * TILE + (w.back ? TILE - 1 - row : row);
+      const bool on = word < WORDS && c < w.L;
+      v[n] = on ? *(const Two*)(P + (i64)w.at(c) * (4 * RP) + route * RP + word % (RP / 2) * 2) : nothing();
+    }
+  }
+  DI void store(u16* stage, int thread) const {
+    UNROLL for (int n = 0; n < PER; n++) {
+      const int word = thread + n * HALF;
+      if (word >= WORDS) continue;
+      u16* to = stage + word / (RP / 2) * PITCH + word % (RP / 2) * 2;
+#if IN == 0
+      u32 terms[TERMS];
+      split(v[n].x, v[n].y, terms);
+      UNROLL for (int k = 0; k < TERMS; k++) *(u32*)(to + k * PLANE) = terms[k];
+#else
+      *(u32*)to = v[n];
+#endif
+    }
+  }
+};
+
+// A warp's constants of one route; z comes out in units of log 2.
+struct Route {
+  u32 w[KT][2][TERMS];
+  float bias[2], A[2], D[2];
+  DI void load(const Problem& p, const Place& me, int k) {
+    UNROLL for (int e = 0; e < 2; e++) {
+      const int c = me.channel + e;
+      bias[e] = p.bias[k * me.D + c] * LOG2E, A[e] = -exp2_(p.A_logs[k * me.D + c] * LOG2E);
+      D[e] = k ? 0.f : p.Ds[c] + p.Ds[me.D + c] + p.Ds[2 * me.D + c] + p.Ds[3 * me.D + c];
+      UNROLL for (int kt = 0; kt < KT; kt++) {
+        const int r = 8 * kt + 2 * me.q;
+        const float* row = p.W + (i64)(k * me.D + c) * R + r;
+        split(r < R ? row[0] * LOG2E : 0.f, r < R ? row[1] * LOG2E : 0.f, w[kt][e]);
+      }
+    }
+  }
+};
+
+DI const u16* row_of(const u16* stage, int lane) {  // where lane reads its row of the four blocks of 8 positions
+  const int r = lane & 7;
+  return stage + ((r >> 1) * S + 2 * (lane >> 3) + (r & 1)) * PITCH;
+}
+// z[t][2e + o]: channel e, position 2t + o of the lane; bc[t][o] is B there, bc[t][2 + o] is C.
+DI void project(const Route& my, const u16* row, int q, float (&z)[NT][4], float (&bc)[NT][4]) {
+  const u32 eB = q == R % 8 / 2 ? pack<M>(1.f, 0.f) : 0u, eC = q == R % 8 / 2 ? pack<M>(0.f, 1.f) : 0u;
+  UNROLL for (int t = 0; t < NT; t++)
+    UNROLL for (int j = 0; j < 4; j++) z[t][j] = my.bias[j / 2], bc[t][j] = 0.f;
+  UNROLL for (int kt = 0; kt < KT; kt += 2) {
+    UNROLL for (int term = 0; term < TERMS; term++) {
+      u32 b0[4], b1[4];
+      matrices<false>(b0, row + term * PLANE + kt * 8);
+      if (kt + 1 < KT) matrices<false>(b1, row + term * PLANE + kt * 8 + 8);
+      UNROLL for (int t = 0; t < NT; t++) {
+        UNROLL for (int other = 0; other + term < TERMS; other++) {
+          const u32(&w0)[2][TERMS] = my.w[kt];
+          const u32(&w1)[2][TERMS] = my.w[kt + 1 < KT ? kt + 1 : kt];
+          if (kt + 1 < KT) mma16<M>(z[t], w0[0][other], w0[1][other], w1[0][other], w1[1][other], b0[t], b1[t]);
+          else mma8<M>(z[t], w0[0][other], w0[1][other], b0[t]);
+        }
+        if (kt == R / 8) mma8<M>(bc[t], eB, eC, b0[t]);
+        if (kt + 1 == R / 8) mma8<M>(bc[t], eB, eC, b1[t]);
+      }
+    }
+  }
+}
+
+// softplus of z ln 2, over ln 2. Its error is absolute, 2e-7; float takes the series 2 atanh(t / (2 + t)) for small t.
+DI float softplus(float z) {
+  const float t = exp2_(fminf(z, 126.f));
+  float s = log2_(1.f + t);
+  if (IN == F32) {
+    const float r = t * inverse(2.f + t), r2 = r * r;
+    s = t < 0.25f ? 2.f * LOG2E * r * (1.f + r2 * (0.33333333f + r2 * (0.2f + r2 * 0.14285714f))) : s;
+  }
+  return fmaxf(z, s);
+}
+
+// Composes the maps h -> a h + b of the four lanes q, the first lane's b holding `carry`; gives the state before this
+// lane and makes `carry` the one after the last.
+DI float compose_up(float a, float b, float& carry, int q) {
+  float b_ = up(b, 1), a_ = up(a, 1);
+  if (q >= 1) b += a * b_, a *= a_;
+  b_ = up(b, 2);
+  if (q >= 2) b += a * b_;
+  const float before = up(b, 1), old = carry;
+  carry = of(b, 3);
+  return q == 0 ? old : before;
+}
+DI float compose_down(float a, float b, float& carry, int q) {
+  float b_ = down(b, 1), a_ = down(a, 1);
+  if (q <= 2) b += a * b_, a *= a_;
+  b_ = down(b, 2);
+  if (q <= 1) b += a * b_;
+  const float after = down(b, 1), old = carry;
+  carry = of(b, 0);
+  return q == 3 ? old : after;
+}
+DI void clear(char* memory, int bytes) {
+  for (int i = threadIdx.x * 4; i < bytes; i += THREADS * 4) *(u32*)(memory + i) = 0u;
+}

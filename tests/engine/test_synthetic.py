@@ -1,0 +1,47 @@
+"""data=synthetic: a run without reading images, compiled and not, and how torch.compile is asked for."""
+
+import subprocess
+import sys
+
+import torch
+
+from vmamba.config.compose import compose
+from vmamba.engine import compiling
+from vmamba.engine.distributed import Env
+from vmamba.models import VMamba
+
+SMALL = ["data=synthetic", "model=nano", "data.img_size=32", "recipe.batch_size=4", "limit.eval_batches=1"]
+RUN = [*SMALL, "limit.train_steps=2", "recipe.augment.mixup=0.8", "tracking=none", "device=cpu"]
+
+
+def test_a_run(tmp_path):
+    command = [sys.executable, "-m", "vmamba.run", *RUN, f"outputs={tmp_path}"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = tmp_path.glob("cls-*")
+    assert '"steps": 2' in (folder / "result.json").read_text()
+
+
+def test_batches_lie_on_the_device_and_come_in_turn():
+    from vmamba_tasks.classification import Classification
+
+    cfg, _ = compose(SMALL)
+    task = Classification(cfg, Env(torch.device("cpu")))
+    loader = task.train_loader()
+    batches = [batch for batch, _ in zip(loader.epoch(0, 1), range(3), strict=False)]
+    assert len(loader) == 1000 and batches[0][0].shape == (4, 3, 32, 32)
+    assert batches[0][0] is batches[2][0] and not torch.equal(batches[0][0], batches[1][0])
+    assert task.manifest()["data"]["train"]["images"] == 4000
+
+
+def test_how_a_model_is_compiled(monkeypatch):
+    asked = []
+    monkeypatch.setattr(VMamba, "compile", lambda self, **options: asked.append(options))
+    model = VMamba(depths=[1], dims=[8])
+    for overrides in ([], ["compile_mode=reduce-overhead"], ["model=timm", "model.name=resnet18"]):
+        compiling.compile(model, compose([*SMALL, *overrides])[0])
+    assert asked == [
+        {"fullgraph": True, "mode": None},
+        {"fullgraph": True, "mode": "reduce-overhead"},
+        {"fullgraph": False, "mode": None},
+    ]

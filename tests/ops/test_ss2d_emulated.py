@@ -1,0 +1,106 @@
+"""The CUDA kernels of SS2D without a GPU: compiled as C++, every thread a fiber, against the definition in float64."""
+
+import ctypes
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from vmamba_ops import ss2d
+from vmamba_ops.ss2d import plan as plans
+
+COMPILER = shutil.which("g++")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
+HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
+TOLERANCE = {HALF: 1e-3, BRAIN: 8e-3, FULL: 2e-6}
+FLAGS = ("-O1", "-std=c++20", "-shared", "-fPIC", "-w")
+# batch, height, width, channels, rank, dtype, blocks a map's routes are split over, images a block
+CASES = [
+    (2, 7, 7, 32, 6, HALF, 1, 2),
+    (3, 5, 7, 16, 2, HALF, 1, 2),
+    (1, 9, 13, 32, 12, BRAIN, 2, 1),
+    (1, 6, 8, 16, 26, FULL, 1, 1),
+    (1, 1, 40, 16, 6, HALF, 1, 1),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("emulated")
+
+
+def _compiled(folder: Path, plan: plans.Plan) -> ctypes.CDLL:
+    here = Path(plans.__file__).parent
+    text = "".join((here / f"{name}.cu").read_text() for name in ("ss2d", plan.direction))
+    text = text.replace('extern "C" __global__', "static").replace(
+        "extern __shared__", "char* memory = shared_memory; //"
+    )
+    name = f"{plan.direction}-{abs(hash(plan))}"
+    (folder / f"{name}.inc").write_text(text)
+    macros = [f"-D{key}={value}" for key, value in plan.macros().items()]
+    macros += [f'-DSOURCE="{folder / name}.inc"', f"-DKERNEL=ss2d_{plan.direction}"]
+    library = folder / f"{name}.so"
+    source = Path(__file__).parent / "warps.cpp"
+    subprocess.run([COMPILER, *FLAGS, *macros, str(source), "-o", str(library)], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def _run(folder, plan: plans.Plan, grid: tuple[int, int], tensors, sizes) -> None:
+    fields = [0 if t is None else t.data_ptr() for t in tensors] + list(sizes)
+    _compiled(folder, plan).run((ctypes.c_longlong * len(fields))(*fields), *grid, plan.shared)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_against_naive_in_float64(case, folder):
+    B, H, W, D, R, dtype, split, per = case
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator)
+
+    x, x_proj = normal(B, H, W, D).to(dtype), (normal(4, R + 2, D) * D**-0.5).to(dtype)
+    weight, bias, A_logs, Ds = normal(4, D, R) * R**-0.5, normal(4, D) - 2, normal(4, D) * 0.3, normal(4, D)
+    rows = (x.float() @ x_proj.float().flatten(0, 1).T).to(dtype)
+    dy = normal(B, H, W, D).to(dtype)
+    forward, backward = (plans.plan(way, str(dtype)[6:], R, H, W, D) for way in ("forward", "backward"))
+    blocks, groups, tiles = D // 16 // forward.warps, -(-B // per), -(-H * W // forward.tile)
+    sizes = (B, H, W, D, tiles, -(-(1 << 32) // H) & 0xFFFFFFFF, split, per, blocks)
+
+    def unwritten(*shape, dtype=FULL):
+        return torch.full(shape, float("nan"), dtype=dtype)
+
+    y, states = unwritten(split, B, H, W, D, dtype=dtype), unwritten(B, 4, tiles, D)
+    dx, drows = unwritten(split, B, H, W, D, dtype=dtype), unwritten(blocks, *rows.shape, dtype=dtype)
+    dweight, sums = unwritten(groups, 4, D, R), unwritten(groups, 3, 4, D)
+    own = (x, rows, weight, bias, A_logs, Ds, states)
+    _run(folder, forward, (groups, blocks * split), (*own, y, *[None] * 5), sizes)
+    _run(folder, backward, (groups, blocks * split), (*own, None, dy, dx, drows, dweight, sums), sizes)
+
+    exact = [t.double().requires_grad_() for t in (x, rows, weight, bias, A_logs, Ds)]
+    expected = _from_rows(*exact)
+    gradients = torch.autograd.grad(expected, exact, dy.double())
+    total = sums.sum(0)
+    got = [y.float().sum(0), dx.float().sum(0), drows.float().sum(0), dweight.sum(0), *total[:2]]
+    for name, a, b in zip(("y", "dx", "drows", "dweight", "dbias", "dA"), got, (expected, *gradients), strict=False):
+        error = ((a.double() - b).norm() / b.norm()).item()
+        assert error < TOLERANCE[dtype], (name, error)  # NaN is not less
+    torch.testing.assert_close(total[2, :1].double().expand(4, D), gradients[5], rtol=1e-5, atol=1e-5)
+
+
+def _from_rows(x, rows, weight, bias, A_logs, Ds):
+    """SS2D from projected rows (B, H, W, 4 (R + 2)): x_proj picks them out of channels appended to x."""
+    D, R = x.shape[3], weight.shape[2]
+    wide = torch.cat([x, rows], 3)
+    extra = rows.shape[3]
+
+    def padded(t, value=0.0):  # the appended channels take part in nothing
+        return torch.nn.functional.pad(t, (0, extra), value=value)
+
+    pick = torch.zeros(4, R + 2, D + extra, dtype=x.dtype)
+    for k in range(4):
+        pick[k, :, D + k * (R + 2) : D + (k + 1) * (R + 2)] = torch.eye(R + 2, dtype=x.dtype)
+    wide_weight = torch.nn.functional.pad(weight, (0, 0, 0, extra))
+    own = (wide_weight, padded(bias), padded(A_logs).reshape(-1, 1), padded(Ds).reshape(-1))
+    return ss2d(wide, pick, *own, backend="naive")[..., :D]
