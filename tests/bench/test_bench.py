@@ -7,10 +7,12 @@ import torch
 
 from vmamba.bench import report
 from vmamba.bench.__main__ import main
-from vmamba.bench.speed_history import build, steps
+from vmamba.bench.speed_history import MODEL, build, steps
 
 
-@pytest.mark.parametrize(("what", "least"), [("ops", 4), ("speed_history", 16)])
+@pytest.mark.parametrize(
+    ("what", "least"), [("ops", 4), ("speed_history", 17), ("host", 7), ("cold", 3), ("parity", 6)]
+)
 def test_small_form(what, least, tmp_path, capsys):
     assert main([what, "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob(f"{what}_cpu-*.csv")
@@ -18,7 +20,15 @@ def test_small_form(what, least, tmp_path, capsys):
     assert len(rows) >= least and {"card", "torch", "small"} <= set(rows[0])
     assert str(path) in capsys.readouterr().out
     if what == "ops":
-        assert all(float(row["fwd_bwd_ms"]) > float(row["floor_fwd_bwd_ms"]) > 0 for row in rows)
+        assert all(float(row["fwd_bwd_ms"]) > float(row["bytes_fwd_bwd_ms"]) > 0 for row in rows)
+        assert all(float(row["eager_fwd_bwd_ms"]) > 0 and not row["arithmetic_fwd_ms"] for row in rows)
+    elif what == "host":
+        assert all(float(row["fwd_bwd_us"]) > float(row["no_grad_us"]) > 0 for row in rows)
+    elif what == "cold":
+        assert all(float(row["first_call_s"]) > 0 < float(row["from_disk_s"]) for row in rows)
+    elif what == "parity":
+        limits = {"float32": 1e-5, "float16": 2e-3, "bfloat16": 2e-2}
+        assert all(0 < float(row[name]) < limits[row["in"]] for row in rows for name in ("out", "du", "dA", "dbias"))
     else:
         measured = [row for row in rows if row["s_per_iter"]]
         assert all(float(row["s_per_iter"]) > 0 for row in measured) and "ours: v05, ln2d, scan=auto" in {
@@ -29,7 +39,7 @@ def test_small_form(what, least, tmp_path, capsys):
 
 def test_every_step_computes_the_same_function():
     x, outputs = torch.randn(1, 3, 32, 32), []
-    for step in steps():
+    for step in (step for step in steps() if step.model == MODEL):
         model = build(step, torch.device("cpu")).eval()
         torch.manual_seed(0)
         for p in model.parameters():
@@ -56,3 +66,15 @@ def test_numbers_go_to_mlflow(tmp_path):
     report.to_mlflow("ops", rows, {"batch": 2}, path, uri)
     (run,) = mlflow.MlflowClient(uri).search_runs(["1"])
     assert run.data.metrics == {"scan/fwd_ms": 1.5} and run.data.params == {"batch": "2"}
+
+
+def test_models_small_form(tmp_path, capsys):
+    assert main(["models", "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("models_cpu-*.csv")
+    rows = list(csv.DictReader(path.open()))
+    assert [row["phase"] for row in rows] == ["eval", "train"] and not any(row["note"] for row in rows)
+    assert all(float(row["images_per_s"]) > 0 < float(row["GFLOPs"]) for row in rows)
+    assert {"amp", "tf32", "layout", "compile", "scan", "batch", "size", "card"} <= set(rows[0])
+    capsys.readouterr()
+    assert main(["models", "--small", "--device", "cpu", "--modes", "fast"]) == 2
+    assert "--modes fast: unknown. Choose from: eager, default, reduce-overhead." in capsys.readouterr().err

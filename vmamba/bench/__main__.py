@@ -1,8 +1,24 @@
-"""``python -m vmamba.bench``: speed of the ops, and the history of speed-up, on the machine at hand."""
+"""``python -m vmamba.bench``: speed of ops and models on the machine at hand, parameters and FLOPs anywhere."""
 
 import argparse
 import sys
+from importlib import import_module
 from pathlib import Path
+
+from vmamba.config.errors import UserError
+
+MODULES = {
+    "ops": "vmamba.bench.ops",
+    "host": "vmamba.bench.host",
+    "cold": "vmamba.bench.cold",
+    "parity": "vmamba.bench.parity",
+    "speed_history": "vmamba.bench.speed_history",
+    "models": "vmamba.bench.models",
+    "complexity": "vmamba.bench.complexity",
+    "dense": "vmamba_tasks.dense.bench",
+}
+OPTIONS = {"models": ("only", "modes", "dtype", "scan", "workers"), "dense": ("scan",)}
+COUNTED = ("complexity", "parity")  # nothing is timed, so a CPU does for all of it
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -10,17 +26,22 @@ def main(argv: list[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     import torch
 
-    from vmamba.bench import ops, report, speed_history
+    from vmamba.bench import report
     from vmamba.bench.measure import card
 
     if given.device == "cuda" and not torch.cuda.is_available():
         print("vmamba bench: --device cuda: torch sees no CUDA device here; leave it out", file=sys.stderr)
         return 2
     device = torch.device(given.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if device.type == "cpu" and not given.small:
+    if device.type == "cpu" and not given.small and given.what not in COUNTED:
         print("vmamba bench: without a GPU only the small form runs in a reasonable time: add --small", file=sys.stderr)
         return 2
-    rows, conditions = {"ops": ops, "speed_history": speed_history}[given.what].run(device, given.small)
+    try:
+        options = {name: getattr(given, name) for name in OPTIONS.get(given.what, ())}
+        rows, conditions = import_module(MODULES[given.what]).run(device, given.small, **options)
+    except UserError as mistake:
+        print(f"vmamba bench: {mistake}", file=sys.stderr)
+        return 2
     conditions = {"card": card(device), "small": given.small} | conditions
     report.show(rows)
     path = report.save(given.what, card(device), rows, given.out, conditions)
@@ -33,11 +54,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m vmamba.bench", description=__doc__)
-    parser.add_argument("what", choices=["ops", "speed_history"])
+    parser.add_argument("what", choices=[*MODULES])
     parser.add_argument("--small", action="store_true", help="tiny shapes, seconds on a CPU: shows that it runs")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU where there is one")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of the CSV (default: %(default)s)")
     parser.add_argument("--mlflow", metavar="URI", help="also record it there, e.g. sqlite:////path/mlflow.db")
+    parser.add_argument("--only", default="", metavar="NAME,...", help="models: these alone")
+    parser.add_argument("--modes", default="", metavar="MODE,...", help="models: eager, default, reduce-overhead")
+    parser.add_argument("--dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="models: autocast's")
+    parser.add_argument("--scan", default="auto", help="models, dense: our models' backend (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="models: processes that compile at a time")
     return parser
 
 

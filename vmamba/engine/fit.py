@@ -7,8 +7,8 @@ import time
 import torch
 
 from vmamba.config.errors import UserError
-from vmamba.engine import seeding, weights
-from vmamba.engine.hooks import Hook, Record
+from vmamba.engine import compiling, seeding, weights
+from vmamba.engine.hooks import Hook, Pictures, Record
 from vmamba.engine.loop import Loop
 from vmamba.engine.precision import Precision
 from vmamba.engine.progress import Bar
@@ -41,6 +41,8 @@ def build_task(cfg, env):
     """The run's task. UserError if its data are missing or of the wrong layout, or ``ckpt`` names nothing."""
     if cfg.mode == "eval":
         weights.find(cfg.ckpt)
+    elif cfg.init.ckpt:
+        weights.find(cfg.init.ckpt, "init.ckpt")
     seeding.set_deterministic(cfg.deterministic)
     seeding.seed_all(cfg.seed)
     return load_task(cfg.task.entry)(cfg, env)
@@ -60,9 +62,10 @@ def load_task(entry: str) -> type:
 
 
 def _train(cfg, folder, env, task, hooks) -> dict:
-    own = [Record(folder), Bar(cfg.task.metric)] if env.is_main else []
+    own = [Record(folder), Bar(cfg.task.metric), *pictures(task, folder)] if env.is_main else []
     loop = Loop(cfg, env, task, folder, [*own, *hooks])
-    _manifest(cfg, folder, env, task, loop.model, loop.precision)
+    started = {"init": loop.started} if loop.started else {}
+    _manifest(cfg, folder, env, task, loop.model, loop.precision, **started)
     log.info(
         "training %s (%.2f M parameters) on %s, %s: %d updates of %d images",
         cfg.model.name,
@@ -97,12 +100,16 @@ def _evaluate(cfg, folder, env, task) -> dict:
     precision = Precision(cfg.precision, env.device)
     _manifest(cfg, folder, env, task, model, precision)
     log.info("evaluating %s with the %s weights of %s", cfg.model.name, _KINDS[found.kind], path)
+    if cfg.compile:
+        compiling.compile(task.compiled(model), cfg)
     model.eval()
     with torch.no_grad(), precision.autocast():
         metrics = task.evaluate(model)
     if env.is_main:
         with folder.writer() as writer:
             writer.log(0, 0.0, metrics)
+        for hook in pictures(task, folder):
+            hook.draw(task, 0)
     return {
         "mode": "eval",
         "metric": cfg.task.metric,
@@ -120,7 +127,12 @@ def parameters(model: torch.nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def _manifest(cfg, folder, env, task, model, precision) -> None:
+def pictures(task, folder) -> list[Hook]:
+    """The hook that draws, for a task that can."""
+    return [Pictures(folder)] if hasattr(task, "draw") else []
+
+
+def _manifest(cfg, folder, env, task, model, precision, **more) -> None:
     if env.is_main:
-        facts = {"params": parameters(model), "precision": precision.name, "world_size": env.world_size}
+        facts = {"params": parameters(model), "precision": precision.name, "world_size": env.world_size, **more}
         folder.write_manifest(manifest.collect(cfg, str(env.device), **facts, **task.manifest()))

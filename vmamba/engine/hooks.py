@@ -61,3 +61,17 @@ class Record(Hook):
         if loop.env.device.type != "cuda":
             return {}
         return {"train/gpu_memory_gib": torch.cuda.max_memory_allocated(loop.env.device) / 2**30}
+
+
+class Pictures(Hook):
+    """Has the task draw samples of every evaluation into the run folder's ``pictures`` (rank 0)."""
+
+    def __init__(self, folder) -> None:
+        self.folder = folder
+
+    def on_evaluate(self, loop, metrics) -> None:
+        self.draw(loop.task, loop.state.step)
+
+    def draw(self, task, step: int) -> None:
+        """``pictures/step-0000240.png``: the evaluation after so many updates."""
+        task.draw(self.folder.pictures / f"step-{step:07d}.png")

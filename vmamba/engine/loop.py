@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vmamba.config.errors import UserError
-from vmamba.engine import distributed, optim, seeding, state
+from vmamba.engine import compiling, distributed, optim, seeding, state, weights
 from vmamba.engine.checkpoint import Keeper
 from vmamba.engine.meter import Meter
 from vmamba.engine.nan_guard import NanGuard
@@ -38,16 +38,22 @@ class Loop:
         self.plan = Plan.make(cfg, len(self.loader))
         self.precision = Precision(cfg.precision, env.device)
         seeding.seed_all(cfg.seed)
-        self.model = task.build_model().to(env.device)
+        self.model = task.build_model()
+        self.started = weights.start(task, self.model, cfg.init.ckpt) if cfg.init.ckpt else None
+        self.model.to(env.device)
         self.ema = None
         if recipe.ema.enabled:
             self.ema = ModelEmaV3(self.model, decay=recipe.ema.decay, use_warmup=recipe.ema.warmup, foreach=True)
         if cfg.compile:
-            self.model.compile()
+            for model in (self.model, self.ema and self.ema.module):
+                if model is not None:
+                    compiling.compile(task.compiled(model), cfg)
         self.wrapped = self._wrap()
         self.total_batch = recipe.batch_size * env.world_size * recipe.accumulate
         self.optimizer = optim.optimizer(self.model, recipe, self.total_batch, env.device)
-        self.schedule = optim.schedule(self.optimizer, recipe, self.total_batch, self.plan.total, self.plan.warmup)
+        self.schedule = optim.schedule(
+            self.optimizer, recipe, self.total_batch, self.plan.total, self.plan.warmup, self.plan.unit
+        )
         # torch's fused kernels can leave the weights alone on the device's own word, without waiting for it
         self.skips_on_device = env.device.type == "cuda" and recipe.optimizer in optim.FUSED
         self.guard = NanGuard(folder, self.loader, each_step=not self.skips_on_device)
@@ -119,6 +125,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         for micro in range(accumulate):
             batch = next(batches)
+            compiling.step()
             seeding.seed_all(self.cfg.seed, self.env.rank, where.epoch, where.batch + micro, 2)
             last = micro == accumulate - 1
             waits = contextlib.nullcontext() if last or self.wrapped is self.model else self.wrapped.no_sync()

@@ -1,7 +1,6 @@
 """A loss that is no number stops the run, while the weights before it are still there."""
 
 import torch
-from torch.utils.data import default_collate
 
 from vmamba.engine import state
 from vmamba.engine.checkpoint import write
@@ -72,7 +71,7 @@ class NanGuard(Hook):
         stream = self.loader.dataset
         if step == max(self.places) or not isinstance(stream, EpochStream):
             return self.batch
-        return default_collate([stream.sample(epoch, int(index)) for index in stream.order(epoch)[batch]])
+        return stream.collate([stream.sample(epoch, int(index)) for index in stream.order(epoch)[batch]])
 
 
 def _on_cpu(batch):

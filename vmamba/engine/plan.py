@@ -10,7 +10,7 @@ class Plan:
     """``batches`` is what the loader gives a rank in an epoch, ``per_epoch`` the updates made of them.
 
     ``total`` is the length the schedule is made for, ``stop`` where the run ends (earlier with
-    ``limit.train_steps``), ``epochs`` None in a run by iterations.
+    ``limit.train_steps``), ``epochs`` None in a run by iterations, ``unit`` the updates in an epoch (by iterations: 1).
     """
 
     batches: int
@@ -19,6 +19,7 @@ class Plan:
     total: int
     stop: int
     warmup: int
+    unit: int
     epochs: int | None
     eval_every: int
     save_every: int
@@ -43,7 +44,8 @@ class Plan:
             per_epoch=per_epoch,
             total=total,
             stop=total if cfg.limit.train_steps is None else min(total, cfg.limit.train_steps),
-            warmup=min(round(recipe.warmup * unit), total - 1),
+            warmup=min(round(recipe.warmup * unit) if recipe.warmup_steps is None else recipe.warmup_steps, total - 1),
+            unit=unit,
             epochs=recipe.epochs if by_epoch else None,
             eval_every=eval_every,
             save_every=epochs_end if by_epoch else eval_every,

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch.multiprocessing as mp
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, default_collate, get_worker_info
 
 from vmamba.config.errors import UserError
 from vmamba.engine.seeding import mix, seed_sample
@@ -35,6 +35,7 @@ class EpochStream(IterableDataset):
                 f"the training set has {len(dataset)} images, one batch of all processes takes "
                 f"{batch_size * world_size}: make recipe.batch_size smaller"
             )
+        self.collate = default_collate  # how the loader makes a batch of its samples
         self._position = mp.Array("q", 2)  # epoch, start batch: seen by persistent workers too
 
     def __len__(self) -> int:
@@ -55,9 +56,12 @@ class EpochStream(IterableDataset):
 
     def order(self, epoch: int) -> np.ndarray:
         """The data set's indices of every batch of this rank: (batches, batch_size)."""
-        order = np.random.Generator(np.random.PCG64(mix(self.seed, epoch))).permutation(len(self.dataset))
-        whole = order[: self.batches * self.world_size * self.batch_size]
+        whole = self.permutation(epoch)[: self.batches * self.world_size * self.batch_size]
         return whole.reshape(self.batches, self.world_size, self.batch_size)[:, self.rank]
+
+    def permutation(self, epoch: int) -> np.ndarray:
+        """All indices of the data set in this epoch's order, the same on every rank."""
+        return np.random.Generator(np.random.PCG64(mix(self.seed, epoch))).permutation(len(self.dataset))
 
     def sample(self, epoch: int, index: int):
         """The sample as this epoch has it; leaves the generators seeded with it."""

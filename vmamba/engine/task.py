@@ -1,5 +1,6 @@
 """What a task tells the engine, and nothing else."""
 
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +30,18 @@ class Task(Protocol):
 
     def load_weights(self, model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
         """Loads weights of any generation; raises UserError, naming ``source``, when they are another model's."""
+
+    def start_from(self, model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> dict[str, int]:
+        """Loads what ``weights`` have for ``model``: how many tensors were ``loaded``, ``missing``, ``unused``.
+
+        Raises UserError, naming ``source``, when they are of another network.
+        """
+
+    def compiled(self, model: nn.Module) -> nn.Module:
+        """The part of the model that ``compile=true`` compiles: the whole, or what keeps its shapes."""
+
+    def draw(self, path: Path) -> None:
+        """Draws samples of the last evaluation, as PNG. Optional: a task without pictures does not have it."""
 
     def manifest(self) -> dict[str, Any]:
         """Facts for the run's manifest: the data set's fingerprint, the op backend."""

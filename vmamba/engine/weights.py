@@ -11,6 +11,7 @@ from torch import nn
 
 from vmamba.config.errors import UserError
 from vmamba.engine.checkpoint import first_line, read, steps
+from vmamba.engine.foreign import read as foreign_read
 
 log = logging.getLogger("vmamba")
 EMA = ("ema", "model_ema", "state_dict_ema")
@@ -18,18 +19,21 @@ PLAIN = ("model", "state_dict", "module")
 PREFIXES = ("module.", "_orig_mod.")
 
 
-def find(ckpt: str) -> Path:
-    """``ckpt`` is a file or a run folder (its best weights, else its newest checkpoint). UserError if neither."""
+def find(ckpt: str, key: str = "ckpt") -> Path:
+    """``ckpt`` is a file or a run folder (its best weights, else its newest checkpoint). UserError if neither.
+
+    ``key``: the setting it came from.
+    """
     path = Path(ckpt).expanduser()
     if path.is_file():
         return path
     if not path.is_dir():
-        raise UserError(f"ckpt={ckpt}: no such file or run folder")
+        raise UserError(f"{key}={ckpt}: no such file or run folder")
     for folder in (path / "checkpoints", path):
         found = [best] if (best := folder / "best.pt").is_file() else steps(folder)
         if found:
             return found[0]
-    raise UserError(f"ckpt={ckpt}: no checkpoints in this folder; give a run folder that has some, or a file")
+    raise UserError(f"{key}={ckpt}: no checkpoints in this folder; give a run folder that has some, or a file")
 
 
 @dataclass
@@ -44,8 +48,8 @@ class Found:
 def load(path: Path) -> Found:
     """The weights in a file, the averaged ones where there are any.
 
-    Takes .safetensors, and what torch.load opens with weights-only: a bare state dict, or one under the keys in
-    use (``ema``, ``model_ema``, ``model``, ``state_dict``, ...). Raises UserError for anything else.
+    Takes .safetensors, what torch.load opens with weights-only, and mmengine's checkpoints: a bare state dict, or one
+    under the keys in use (``ema``, ``model_ema``, ``model``, ``state_dict``, ...). Raises UserError for anything else.
     """
     if path.suffix == ".safetensors":
         return Found(_safetensors(path), "model")
@@ -84,8 +88,11 @@ def _read(path: Path) -> dict:
         foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         # published training files carry their configuration as a yacs node, a dict by another name
         stand_ins = [(OrderedDict, name) for name in foreign if name.endswith(".CfgNode")]
-        with torch.serialization.safe_globals(stand_ins):
-            content = read(path)
+        if any(name.startswith("mmengine.") for name in foreign):
+            content = foreign_read(path)
+        else:
+            with torch.serialization.safe_globals(stand_ins):
+                content = read(path)
     except pickle.UnpicklingError:
         names = ", ".join(foreign) if foreign else "an unknown kind"
         raise UserError(
@@ -129,3 +136,35 @@ def fit_into(model: nn.Module, state: dict[str, torch.Tensor], source: str, hint
         parts.append(f"{len(shaped)} of another shape (e.g. {key}: {sizes})")
     remedy = hint or "check model=, data.num_classes and data.in_chans"
     raise UserError(f"{source} is not a checkpoint of this model: {', '.join(parts)}; {remedy}")
+
+
+def start(task, model: nn.Module, ckpt: str) -> dict:
+    """Gives ``model`` the weights of ``init.ckpt`` as far as they fit; returns what was taken, for the manifest."""
+    path = find(ckpt, "init.ckpt")
+    found = load(path)
+    counts = task.start_from(model, found.state, f"init.ckpt={path} {found.written_by}".strip())
+    log.info(
+        "starting from the %s weights of %s: %d tensors loaded, %d missing there (fresh), %d of it unused",
+        "averaged" if found.kind == "ema" else "plain", path, counts["loaded"], counts["missing"], counts["unused"],
+    )  # fmt: skip
+    return {"ckpt": str(path), "weights": found.kind, **counts}
+
+
+def fit_part(
+    model: nn.Module, state: dict[str, torch.Tensor], source: str, needed: str, fresh: tuple[str, ...], hint: str
+) -> dict[str, int]:
+    """Loads what fits of ``state``; all of the names that begin with ``needed`` must, but for those with ``fresh``.
+
+    Returns how many tensors were ``loaded``, are ``missing`` in ``state`` or of another shape, and are left ``unused``.
+    Raises UserError, naming ``source``, when a needed one does not fit.
+    """
+    own = model.state_dict()
+    fitting = {name: w for name, w in state.items() if name in own and own[name].shape == w.shape}
+    must = [name for name in own if name.startswith(needed) and not name.startswith(fresh)]
+    lost = [name for name in must if name not in fitting]
+    if lost:
+        name = lost[0]
+        why = f"{tuple(state[name].shape)} for {tuple(own[name].shape)}" if name in state else "missing"
+        raise UserError(f"{source} does not fit: {len(lost)} of {len(must)} weights, e.g. {name} ({why}); {hint}")
+    model.load_state_dict(own | fitting)
+    return {"loaded": len(fitting), "missing": len(own) - len(fitting), "unused": len(state) - len(fitting)}

@@ -8,7 +8,7 @@ from vmamba.tracking.atomic import read_json, replacing
 from vmamba.tracking.folder import RunFolder
 
 TRAIN, VAL, EMA = "#4C72B0", "#C44E52", "#55A868"
-OTHERS = ("#8172B3", "#CCB974", "#64B5CD", "#8C8C8C")
+OTHERS = ("#8172B3", "#CCB974", "#64B5CD", "#8C8C8C", "#DA8BC3", "#937860", "#DD8452")
 Series = dict[str, list[tuple[float, float]]]
 
 

@@ -1,0 +1,81 @@
+"""``task.base``: another detector or segmentor from an OpenMMLab config file, with our backbone in it."""
+
+from pathlib import Path
+from typing import Any
+
+from vmamba.config.errors import UserError
+
+HEADS = ("bbox_head", "mask_head", "roi_head", "decode_head", "auxiliary_head", "semantic_head")
+
+
+def with_our_backbone(path: str, own: dict, scope: str) -> dict:
+    """The model of the file ``path`` with the backbone, channels and classes of ``own`` (this run's model).
+
+    The file's pipelines, schedule and runtime are not used: data, recipe and engine are this project's. Raises
+    UserError for a file that cannot be read or has no model of the task.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file():
+        raise UserError(f"task.base={path}: no such file; give an OpenMMLab config file (.py) with a model")
+    from mmengine.config import Config
+
+    from vmamba_tasks.openmm import parts
+
+    try:
+        with parts.scope(scope):
+            model = Config.fromfile(str(file)).to_dict().get("model")
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"task.base={path} cannot be read as an OpenMMLab config: {reason}") from None
+    if not isinstance(model, dict) or "backbone" not in model:
+        raise UserError(f"task.base={path}: it has no model with a backbone; give a detector's or segmentor's config")
+    wants = "decode_head" if scope == "mmseg" else "bbox_head"
+    if wants not in model and not (scope == "mmdet" and "roi_head" in model):
+        raise UserError(f"task.base={path}: its model has no {wants}; is it a config of the other task?")
+    widths, classes = _widths(own), _classes(own)
+    model.pop("pretrained", None)
+    model["backbone"] = own["backbone"]
+    if "neck" in model:
+        neck = model["neck"][0] if isinstance(model["neck"], list) else model["neck"]
+        neck["in_channels"] = widths
+    else:
+        for name in ("decode_head", "auxiliary_head"):
+            for head in _listed(model.get(name)):
+                _connect(head, widths)
+    for name in HEADS:
+        for head in _listed(model.get(name)):
+            _set_classes(head, classes)
+    model["data_preprocessor"] = own["data_preprocessor"]
+    return model
+
+
+def _connect(head: dict, widths: list[int]) -> None:
+    """A head that takes stages directly, by ``in_index``."""
+    index = head.get("in_index", -1)
+    head["in_channels"] = [widths[i] for i in index] if isinstance(index, (list, tuple)) else widths[index]
+    if "c1_in_channels" in head:
+        head["c1_in_channels"] = widths[0]
+
+
+def _set_classes(node: Any, classes: int) -> None:
+    if isinstance(node, dict):
+        if "num_classes" in node:
+            node["num_classes"] = classes
+        for name, entry in node.items():
+            if name.endswith("_head"):
+                _set_classes(entry, classes)
+    elif isinstance(node, list):
+        for entry in node:
+            _set_classes(entry, classes)
+
+
+def _listed(value: Any) -> list:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _widths(own: dict) -> list[int]:
+    return (own["neck"] if "neck" in own else own["decode_head"])["in_channels"]
+
+
+def _classes(own: dict) -> int:
+    return (own["roi_head"]["bbox_head"] if "roi_head" in own else own["decode_head"])["num_classes"]

@@ -1,0 +1,78 @@
+"""Whether COCO files and image folders are what the configuration says; one line if not."""
+
+import json
+import logging
+from pathlib import Path
+
+from vmamba.config.errors import UserError
+from vmamba_tasks.dense import layout
+from vmamba_tasks.openmm import parts
+
+log = logging.getLogger("vmamba")
+
+
+def boxes(cfg) -> None:
+    """Checks the splits that the run needs. Raises UserError for a missing or foreign file, classes or images."""
+    splits = ("train", "val") if cfg.mode == "train" else ("val",)
+    for split in splits:
+        folder = layout.need(cfg.data, f"{split}_split", True)
+        path = layout.need(cfg.data, f"{split}_boxes", False)
+        content = _read(path)
+        _check_classes(cfg.data, content, path)
+        layout.whole(
+            {image["file_name"] for image in content["images"]}, layout.names(folder), folder, "images", cfg.data
+        )
+        if split == "train":
+            _check_training(cfg, content, path)
+
+
+def _read(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{path} is not readable as JSON ({error}): it is damaged; get it again") from None
+    for key, fields in (("images", ("id", "file_name", "width", "height")), ("categories", ("id", "name")),
+                        ("annotations", ("id", "image_id", "category_id", "bbox", "area"))):  # fmt: skip
+        entries = content.get(key) if isinstance(content, dict) else None
+        lacks = [f for f in fields if entries and f not in entries[0]] if isinstance(entries, list) else [key]
+        if lacks:
+            raise UserError(
+                f"{path} is not a COCO instances file (no {lacks[0]}): it needs images, categories and boxes"
+            )
+    return content
+
+
+def _check_classes(data, content: dict, path: Path) -> None:
+    there = [category["name"] for category in content["categories"]]
+    wanted = list(data.classes) or _coco()
+    missing = [name for name in wanted if name not in there]
+    if missing or len(there) != len(wanted) or len(wanted) != data.num_classes:
+        lacks = f", among them no {missing[0]}" if missing else ""
+        raise UserError(
+            f"{path} has {len(there)} categories ({', '.join(there[:3])}, …){lacks}, while data.num_classes="
+            f"{data.num_classes} and data.classes names {len(wanted)}: set data.classes=[…] to the file's names and "
+            "data.num_classes to their number"
+        )
+
+
+def _check_training(cfg, content: dict, path: Path) -> None:
+    """What training leaves out, said once; nothing left is a mistake."""
+    with_boxes = {a["image_id"] for a in content["annotations"]}
+    small = cfg.recipe.det.min_size
+    usable = sum(i["id"] in with_boxes and min(i["width"], i["height"]) >= small for i in content["images"])
+    if not usable:
+        raise UserError(
+            f"{path}: none of its {len(content['images'])} images has a box and sides of at least recipe.det.min_size="
+            f"{small}: check the annotations, or make recipe.det.min_size smaller"
+        )
+    if left := len(content["images"]) - usable:
+        log.info(
+            "%s: %d of %d images have no box or are too small, and are left out", path, left, len(content["images"])
+        )
+
+
+def _coco() -> list[str]:
+    with parts.scope("mmdet"):
+        from mmdet.datasets import CocoDataset
+
+    return list(CocoDataset.METAINFO["classes"])

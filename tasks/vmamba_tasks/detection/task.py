@@ -1,0 +1,108 @@
+"""The detection task: Mask R-CNN on COCO-like data. Metrics: val/bbox_mAP, val/bbox_AP50, … and the same of masks."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vmamba_tasks.dense import data
+from vmamba_tasks.dense.task import Dense
+from vmamba_tasks.detection import check, config
+
+METRICS = {"mAP": "mAP", "mAP_50": "AP50", "mAP_75": "AP75"}  # mmdet's names -> ours
+
+
+class HeadsInFloat32:
+    """Mixed into a detector: autocast reaches backbone and neck only.
+
+    In bfloat16 the anchors' and boxes' coordinates would be rounded to 4 or 8 pixels, and NMS with them.
+    """
+
+    def forward(self, *args: Any, **kwargs: Any):
+        kind = self._device_kind()
+        self.features_autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        with torch.autocast(kind, enabled=False):
+            return super().forward(*args, **kwargs)
+
+    def extract_feat(self, batch_inputs: torch.Tensor):
+        enabled, dtype = self.features_autocast
+        with torch.autocast(self._device_kind(), dtype=dtype, enabled=enabled):
+            features = super().extract_feat(batch_inputs)
+        return tuple(feature.float() for feature in features)
+
+    def _device_kind(self) -> str:
+        return next(self.parameters()).device.type
+
+
+class Detection(Dense):
+    """``cfg.data.train_boxes`` and ``val_boxes`` are COCO files below ``cfg.data.root``."""
+
+    name, scope = "det", "mmdet"
+    needs, other = "boxes", "data=coco data.root=/path/to/coco"
+    full_data = "for COCO add data=coco data.root=/path/to/coco"
+
+    def check_data(self) -> None:
+        check.boxes(self.cfg)
+
+    def data_config(self) -> dict:
+        return config.data_config(self.cfg)
+
+    def own_model_config(self) -> dict:
+        return config.model_config(self.cfg)
+
+    def build_model(self) -> nn.Module:
+        model = super().build_model()
+        kind = type(model)
+        model.__class__ = type(kind.__name__, (HeadsInFloat32, kind), {})
+        return model
+
+    def train_loader(self) -> data.EpochLoader:
+        """Batches of wide images only or tall images only."""
+        return data.training(self.cfg, self.env, self.train_set, tall(self.train_set.read.dataset))
+
+    def measure(self, metric, results: list) -> dict[str, float]:
+        """Over the images seen: with ``limit.eval_batches`` not all of the file's."""
+        metric.img_ids = sorted(truth["img_id"] for truth, _ in results)
+        return metric.compute_metrics(results)
+
+    def names(self, raw: dict[str, float]) -> dict[str, float]:
+        """A run that has not found a box yet has no numbers: they are 0."""
+        return {
+            f"val/{kind}_{ours}": 100 * max(0.0, raw.get(f"{kind}_{theirs}", 0.0))
+            for kind in ("bbox", "segm")
+            for theirs, ours in METRICS.items()
+        }
+
+    def sample(self, found: Any) -> dict:
+        from mmcv import imread
+
+        image = imread(found.img_path, channel_order="rgb")
+        size = image.shape[:2]
+        predicted, true = found.pred_instances.cpu(), found.gt_instances.cpu()
+        shown = {
+            "boxes": predicted.bboxes.numpy(),
+            "labels": predicted.labels.numpy(),
+            "scores": predicted.scores.numpy(),
+        }
+        if "masks" in predicted:
+            shown["masks"] = predicted.masks.numpy().astype(bool)
+        truth = {"boxes": true.bboxes.tensor.numpy() if hasattr(true.bboxes, "tensor") else true.bboxes.numpy()}
+        truth["labels"] = true.labels.numpy()
+        if "masks" in true:
+            truth["masks"] = true.masks.to_ndarray().astype(bool).reshape(-1, *size)
+        return {"image": image, "predicted": shown, "true": truth}
+
+    def draw_samples(self, samples: list[dict], path: Path) -> None:
+        from vmamba_tasks.dense.pictures import draw_boxes
+
+        classes = self.val_set.read.dataset.metainfo["classes"]
+        images, predicted, true = ([s[key] for s in samples] for key in ("image", "predicted", "true"))
+        draw_boxes(images, predicted, true, classes, path)
+
+
+def tall(dataset: Any) -> np.ndarray:
+    """bool (N,): the image is higher than wide."""
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+    return np.array([info["width"] < info["height"] for info in infos])

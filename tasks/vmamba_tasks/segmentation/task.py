@@ -1,0 +1,56 @@
+"""The segmentation task: UperNet on images with class maps. Metrics: val/mIoU, val/mAcc, val/aAcc (percent)."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from vmamba_tasks.dense.task import Dense
+from vmamba_tasks.openmm import parts
+from vmamba_tasks.segmentation import check, config
+
+METRICS = ("mIoU", "mAcc", "aAcc")
+
+
+class Segmentation(Dense):
+    """``cfg.data.train_maps`` and ``val_maps`` are folders of PNG class maps below ``cfg.data.root``."""
+
+    name, scope = "seg", "mmseg"
+    needs, other = "class maps", "data=ade20k data.root=/path/to/ADEChallengeData2016"
+    full_data = (
+        "for ADE20K add data=ade20k data.root=/path/to/ADEChallengeData2016 (recipe=upernet_160k, the published one)"
+    )
+
+    def check_data(self) -> None:
+        check.maps(self.cfg)
+
+    def data_config(self) -> dict:
+        return config.data_config(self.cfg)
+
+    def own_model_config(self) -> dict:
+        return config.model_config(self.cfg)
+
+    def predict(self, model: nn.Module, batch) -> list:
+        """With ``tta`` the mean of the softmax over scales and flips."""
+        if not self.cfg.tta:
+            return model.val_step(batch)
+        with parts.scope(self.scope):
+            from mmseg.models import SegTTAModel
+
+            return SegTTAModel(module=model).test_step(batch)
+
+    def names(self, raw: dict[str, float]) -> dict[str, float]:
+        return {f"val/{name}": float(raw[name]) for name in METRICS}
+
+    def sample(self, found: Any) -> dict:
+        from mmcv import imread
+
+        predicted, true = (maps.data.squeeze().cpu().numpy() for maps in (found.pred_sem_seg, found.gt_sem_seg))
+        return {"image": imread(found.img_path, channel_order="rgb"), "predicted": predicted, "true": true}
+
+    def draw_samples(self, samples: list[dict], path: Path) -> None:
+        from vmamba_tasks.dense.pictures import draw_maps
+
+        classes = self.val_set.read.dataset.metainfo["classes"]
+        images, predicted, true = ([s[key] for s in samples] for key in ("image", "predicted", "true"))
+        draw_maps(images, predicted, true, classes, path)

@@ -1,0 +1,152 @@
+"""What is read, in which order, and the one line for each data set that is not what it should be."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from dense_trees import DET, SEG, picture, run, task_of
+from PIL import Image
+
+from vmamba.config.errors import UserError
+from vmamba.engine import distributed
+from vmamba_tasks.dense.data import GroupedStream
+
+
+def edit(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def no_boxes(content: dict) -> None:
+    content["annotations"].clear()
+
+
+def other_names(content: dict) -> None:
+    content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cow"}]
+
+
+TRAIN, VAL = "annotations/instances_train2017.json", "annotations/instances_val2017.json"
+DET_MISTAKES = {
+    "no folder": (lambda r: shutil.rmtree(r), ["data.root=", "no such folder", "cocodataset.org"]),
+    "no images folder": (lambda r: shutil.rmtree(r / "val2017"), ["data.val_split=val2017", "train2017/"]),
+    "no json": (lambda r: (r / TRAIN).unlink(), ["data.train_boxes=", "no such file", "instances_val2017.json"]),
+    "half a json": (lambda r: (r / VAL).write_text((r / VAL).read_text()[:200]), ["not readable as JSON", "damaged"]),
+    "another json": (lambda r: (r / VAL).write_text('{"info": 1}'), ["not a COCO instances file", "no images"]),
+    "captions": (lambda r: edit(r / VAL, lambda c: [a.pop("bbox") for a in c["annotations"]]), ["no bbox"]),
+    "half the images": (
+        lambda r: [(r / "train2017" / f"{n:012d}.jpg").unlink() for n in (1, 3)],
+        ["lacks 2 of 6 images", "000000000001.jpg", "whole"],
+    ),
+    "other categories": (lambda r: edit(r / TRAIN, other_names), ["2 categories (cat, cow", "data.classes="]),
+    "no box at all": (lambda r: edit(r / TRAIN, no_boxes), ["none of its 6 images has a box", "recipe.det.min_size"]),
+}
+
+
+@pytest.mark.parametrize("what", DET_MISTAKES)
+def test_detection_data_that_are_not_right_get_one_line(what, coco, tmp_path):
+    root = shutil.copytree(coco, tmp_path / "coco")
+    spoil, parts = DET_MISTAKES[what]
+    spoil(root)
+    refused([*DET, f"data.root={root}"], parts)
+
+
+def grey_to_colour(root: Path) -> None:
+    Image.fromarray(picture(0)).save(root / "annotations/training/ADE_0.png")
+
+
+SEG_MISTAKES = {
+    "no maps": (lambda r: shutil.rmtree(r / "annotations"), ["data.train_maps=annotations/training", "ADE20K is free"]),
+    "half the maps": (
+        lambda r: (r / "annotations/training/ADE_3.png").unlink(),
+        ["lacks 1 of 6 class maps", "ADE_3.png"],
+    ),
+    "no images": (lambda r: [p.unlink() for p in (r / "images/validation").iterdir()], ["has no images"]),
+    "a colour map": (grey_to_colour, ["ADE_0.png has 3 dimensions", "grey PNG"]),
+    "a broken map": (lambda r: (r / "annotations/training/ADE_0.png").write_bytes(b"x"), ["ADE_0.png is not readable"]),
+}
+
+
+@pytest.mark.parametrize("what", SEG_MISTAKES)
+def test_segmentation_data_that_are_not_right_get_one_line(what, ade, tmp_path):
+    root = shutil.copytree(ade, tmp_path / "ade")
+    spoil, parts = SEG_MISTAKES[what]
+    spoil(root)
+    refused([*SEG, f"data.root={root}"], parts)
+
+
+def test_more_classes_in_the_maps_than_in_the_model(ade):
+    refused([*SEG, f"data.root={ade}", "data.num_classes=149"], ["has class 150", "data.num_classes=149", "allows 149"])
+    refused([*SEG, f"data.root={ade}", "data.in_chans=1"], ["data.in_chans=1", "3 channels"])
+    refused([*SEG, f"data.root={ade}", "model.depths=[1,1,1]", "model.dims=[8,8,8]"], ["4 stages"])
+
+
+def refused(words: list[str], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        task_of(words)
+    line = str(caught.value)
+    assert "\n" not in line and len(line) < 500
+    for part in parts:
+        assert part in line, line
+
+
+def test_an_unreadable_image_is_skipped_in_training_and_left_out_of_the_score(coco, tmp_path, caplog):
+    root = shutil.copytree(coco, tmp_path / "coco")
+    (root / "train2017" / "000000000002.jpg").write_bytes(b"no image")
+    (root / "val2017" / "000000000001.jpg").write_bytes(b"no image")
+    result = run([*DET, f"data.root={root}", "recipe.epochs=1"], tmp_path / "run")
+    assert result["steps"] == 2 and "broken image, skipped" in caplog.text
+    assert "000000000001.jpg" in caplog.text
+
+
+def test_images_smaller_than_the_crop_are_padded(ade, tmp_path):
+    result = run([*SEG, f"data.root={ade}", "recipe.seg.crop=128", "limit.train_steps=2"], tmp_path / "run")
+    assert result["steps"] == 2 and np.isfinite(result["final"]["train/loss"])
+
+
+def test_a_sample_depends_on_its_place_alone(coco):
+    loader = task_of([*DET, f"data.root={coco}", "recipe.det.short_sides=[48,64,80]", "recipe.det.crop_sides=[40,56]",
+                      "recipe.det.crop_range=[24,40]"]).train_loader()  # fmt: skip
+    stream = loader.dataset
+    once, _ = stream.sample(3, 1)
+    np.random.rand(100)
+    again, _ = stream.sample(3, 1)
+    assert torch.equal(once["inputs"], again["inputs"])
+    assert any(once["inputs"].shape != stream.sample(epoch, 1)[0]["inputs"].shape for epoch in range(6))
+
+
+@pytest.mark.parametrize(("batch", "ranks"), [(2, 1), (3, 2), (1, 4)])
+def test_batches_are_of_one_aspect_and_see_everything_once(batch, ranks):
+    tall = np.random.RandomState(0).rand(101) < 0.3
+    seen, mixed = [], 0
+    streams = [GroupedStream(range(101), tall, batch, 0, rank, ranks) for rank in range(ranks)]
+    for rows in zip(*(stream.order(5) for stream in streams), strict=True):
+        whole = np.concatenate(rows)
+        seen += whole.tolist()
+        mixed += len(set(tall[whole])) > 1
+    assert len(seen) == len(set(seen)) == 101 // (batch * ranks) * batch * ranks
+    assert mixed <= 1 and seen != sorted(seen)
+    assert (streams[0].order(5) == streams[0].order(5)).all() and (streams[0].order(5) != streams[0].order(6)).any()
+
+
+def test_the_score_is_over_all_ranks_however_uneven(coco, monkeypatch):
+    """Perfect predictions in parts of 2 and 1 images: OpenMMLab's own gathering would drop the third."""
+    from vmamba_tasks.openmm import parts
+
+    task = task_of([*DET, f"data.root={coco}"])
+    metric = parts.metric("mmdet", task.metric_config, task.val_set.read.dataset.metainfo)
+    for index in range(3):
+        sample = task.val_set.read.dataset[index]["data_samples"]
+        found = sample.gt_instances.clone()
+        found.bboxes, found.scores = found.bboxes.tensor, torch.ones(len(found))
+        found.masks = torch.from_numpy(found.masks.to_ndarray()).bool()
+        sample.pred_instances = found
+        metric.process({}, [sample.to_dict()])
+    parted = [metric.results[:2], metric.results[2:]]
+    monkeypatch.setattr(distributed, "gather", lambda _: parted)
+    scores = task._score(metric)
+    assert scores["val/bbox_mAP"] == scores["val/bbox_AP50"] == pytest.approx(100, abs=0.5)
+    assert scores["val/segm_AP50"] == pytest.approx(100, abs=0.5)

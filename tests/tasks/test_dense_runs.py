@@ -1,0 +1,118 @@
+"""Whole runs of detection and segmentation on small trees in the real layouts."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from dense_trees import DET, SEG, run, task_of
+from PIL import Image
+
+from vmamba.engine import checkpoint
+from vmamba.engine.hooks import Hook
+from vmamba.tracking.folder import RunFolder
+
+METRICS = {
+    "det": {f"val/{kind}_{name}" for kind in ("bbox", "segm") for name in ("mAP", "AP50", "AP75")},
+    "seg": {"val/mIoU", "val/mAcc", "val/aAcc"},
+}
+
+
+class Stop(Exception):
+    pass
+
+
+class StopAt(Hook):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step(self, loop, seconds) -> None:
+        if loop.state.step == self.step:
+            raise Stop
+
+
+def words(task: str, coco: Path, ade: Path, *more: str) -> list[str]:
+    return [*DET, f"data.root={coco}", *more] if task == "det" else [*SEG, f"data.root={ade}", *more]
+
+
+def weights(path: Path) -> dict:
+    return checkpoint.load_newest(path / "checkpoints")[1]["model"]
+
+
+@pytest.fixture(scope="module", params=["det", "seg"])
+def finished(request, tmp_path_factory, coco, ade):
+    """A run of two epochs, with everything random on and a worker; its words."""
+    path = tmp_path_factory.mktemp(request.param) / "run"
+    told = words(request.param, coco, ade, "data.workers=1", "checkpoint.every_steps=1", "recipe.ema.enabled=true")
+    return request.param, told, path, run(told, path)
+
+
+def test_a_run_leaves_metrics_pictures_and_its_data_in_the_run_folder(finished):
+    task, _, path, result = finished
+    assert METRICS[task] <= result["final"].keys()
+    assert all(0 <= result["final"][name] <= 100 for name in METRICS[task])
+    steps = result["steps"]
+    pictures = sorted(p.name for p in (path / "pictures").iterdir())
+    assert pictures == [f"step-{steps // 2:07d}.png", f"step-{steps:07d}.png"]
+    assert min(Image.open(path / "pictures" / pictures[0]).size) > 200
+    manifest = json.loads((path / "manifest.json").read_text())
+    assert manifest["data"]["val"]["images"] == 3 and manifest["mmcv_ops"] == "torchvision"
+    assert manifest["data"]["train"]["images"] == (5 if task == "det" else 6)  # the one without a box is left out
+
+
+def test_interrupted_and_resumed_is_bit_equal(finished, tmp_path):
+    task, told, path, result = finished
+    at = result["steps"] - 1  # in the middle of the second epoch
+    with pytest.raises(Stop):
+        run([*told, "data.workers=0"], tmp_path / "run", [StopAt(at)])
+    again = run(told, tmp_path / "run")
+    ours, theirs = weights(tmp_path / "run"), weights(path)
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+    assert all(again["final"][name] == result["final"][name] for name in METRICS[task])
+
+
+def test_the_best_weights_evaluate_to_the_same_numbers(finished, tmp_path):
+    task, told, path, result = finished
+    evaluated = run([*told, "mode=eval", f"ckpt={path}"], tmp_path / "eval")
+    assert all(evaluated["final"][name] == pytest.approx(result["best"][name], abs=0.2) for name in METRICS[task])
+    assert [p.name for p in (tmp_path / "eval" / "pictures").iterdir()] == ["step-0000000.png"]
+
+
+def test_several_scales_and_flips(ade, tmp_path):
+    told = [*SEG, f"data.root={ade}", "limit.train_steps=1", "task.pictures=0"]
+    run(told, tmp_path / "run")
+    result = run([*told, "mode=eval", "tta=true", f"ckpt={tmp_path / 'run'}"], tmp_path / "eval")
+    assert METRICS["seg"] <= result["final"].keys() and not (tmp_path / "eval" / "pictures").exists()
+
+
+@pytest.mark.parametrize("task", ["det", "seg"])
+def test_low_precision(task, coco, ade, tmp_path):
+    result = run(words(task, coco, ade, "precision=bf16", "limit.train_steps=1"), tmp_path / "run")
+    assert METRICS[task] <= result["final"].keys()
+
+
+def test_two_processes_evaluate_as_one(finished, tmp_path):
+    """Three images over two ranks: one rank has one more, which must not be lost."""
+    task, told, path, _ = finished
+    if task == "det":
+        pytest.skip("the same code as seg; detection's gathering is tested without processes")
+    script = "import sys; from dense_trees import run; from pathlib import Path; run(sys.argv[2:], Path(sys.argv[1]))"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "--no-python"]
+    command = [*launch, sys.executable, "-c", script, str(tmp_path / "two"), *told, "mode=eval", f"ckpt={path}"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    two = json.loads(RunFolder(tmp_path / "two").result.read_text())
+    one = run([*told, "mode=eval", f"ckpt={path}"], tmp_path / "one")
+    assert two["final"] == one["final"]
+
+
+def test_what_the_embedded_scenes_say(tmp_path, caplog, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caplog.set_level("INFO")
+    task = task_of(["task=seg", "model=small", "tracking=none"])
+    assert "data=ade20k data.root=" in caplog.text and "short schedule" in caplog.text
+    assert task.model_config()["backbone"]["depths"] == [2, 2, 15, 2]

@@ -1,0 +1,224 @@
+"""The stand-in for mmcv's compiled operators, our backbones in OpenMMLab, starts from checkpoints, other models."""
+
+import sys
+
+import pytest
+import torch
+from dense_trees import DET, SEG, run, task_of
+
+from vmamba.config.errors import UserError
+from vmamba.models import create_model
+from vmamba_tasks.openmm import backbones, ext, extras, tuples
+
+
+def greedy(boxes: torch.Tensor, scores: torch.Tensor, limit: float, offset: int) -> list[int]:
+    """NMS by its definition."""
+    kept: list[int] = []
+    sides = (boxes[:, 2:] - boxes[:, :2] + offset).clamp(min=0)
+    for i in scores.argsort(descending=True, stable=True).tolist():
+        low = torch.maximum(boxes[i, :2], boxes[kept, :2])
+        high = torch.minimum(boxes[i, 2:], boxes[kept, 2:])
+        common = (high - low + offset).clamp(min=0).prod(1)
+        if not (common / (sides[i].prod() + sides[kept].prod(1) - common) > limit).any():
+            kept.append(i)
+    return kept
+
+
+@pytest.mark.parametrize("offset", [0, 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nms_is_the_definition(offset, dtype):
+    from mmcv.ops import nms
+
+    torch.manual_seed(0)
+    corners = torch.rand(200, 2) * 50
+    boxes = torch.cat([corners, corners + 5 + torch.rand(200, 2) * 30], 1).to(dtype)
+    scores = torch.randperm(200).float() / 200
+    _, kept = nms(boxes, scores, 0.5, offset=offset)
+    assert kept.tolist() == greedy(boxes.float(), scores, 0.5, offset)
+    assert nms(boxes[:0], scores[:0], 0.5)[1].tolist() == []
+
+
+def test_roi_align_averages_bilinear_samples_and_has_its_gradient():
+    from mmcv.ops import RoIAlign
+
+    torch.manual_seed(0)
+    maps = torch.rand(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
+    rois = torch.tensor([[0, 1.0, 2.0, 7.0, 8.0], [1, 0.0, 0.0, 10.0, 6.0]], dtype=torch.float64)
+    layer = RoIAlign(2, spatial_scale=0.5, sampling_ratio=2, aligned=True)
+    pooled = layer(maps, rois)
+    steps = (torch.arange(4, dtype=torch.float64) + 0.5) / 4
+    for roi, got in zip(rois, pooled, strict=True):
+        x1, y1, x2, y2 = roi[1:] * 0.5 - 0.5
+        ys, xs = torch.meshgrid(y1 + steps * (y2 - y1), x1 + steps * (x2 - x1), indexing="ij")
+        ys, xs = ys.clamp(min=0), xs.clamp(min=0)
+        grid = torch.stack([2 * xs / 10 - 1, 2 * ys / 8 - 1], -1)[None]
+        samples = torch.nn.functional.grid_sample(maps[int(roi[0])][None], grid, align_corners=True)[0]
+        expected = samples.reshape(3, 2, 2, 2, 2).mean((2, 4))
+        torch.testing.assert_close(got, expected)
+    assert torch.autograd.gradcheck(lambda m: layer(m, rois), maps)
+    low = layer(maps.detach().bfloat16(), rois.bfloat16())
+    torch.testing.assert_close(low.double(), pooled, atol=2e-2, rtol=2e-2)
+
+
+def test_an_operator_that_is_not_there_says_so_when_it_is_called():
+    from mmcv.ops import RoIAlign, sigmoid_focal_loss
+
+    with pytest.raises(UserError, match=r"sigmoid_focal_loss_forward.*nms, roi_align.*build mmcv==2\.1\.0") as caught:
+        sigmoid_focal_loss(torch.rand(2, 3), torch.zeros(2, dtype=torch.long), 2.0, 0.25, None, "mean")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="pool_mode=max"):
+        RoIAlign(2, pool_mode="max")(torch.rand(1, 1, 4, 4), torch.tensor([[0.0, 0, 0, 3, 3]]))
+
+
+def test_compiled_operators_win(tmp_path):
+    """A real module on mmcv's path is found before ours, which is asked last."""
+    ext.install()
+    ext.install()
+    assert sum(type(finder).__name__ == "_Finder" for finder in sys.meta_path) == 1
+
+    def origin() -> str:
+        specs = (finder.find_spec("mmcv._ext", [str(tmp_path)]) for finder in sys.meta_path)
+        return next(spec.origin for spec in specs if spec)
+
+    assert origin() == "torchvision" and not ext.compiled()
+    (tmp_path / "_ext.py").touch()
+    assert origin() == str(tmp_path / "_ext.py")
+
+
+def test_lists_become_tuples_where_they_must():
+    given = {"scale": [1, 2], "scales": [[1, 2], [3, 4]], "strides": [4, 8], "pipeline": [{"crop_size": [5, 6]}]}
+    assert tuples.with_tuples(given) == {
+        "scale": (1, 2), "scales": [(1, 2), (3, 4)], "strides": [4, 8], "pipeline": [{"crop_size": (5, 6)}],
+    }  # fmt: skip
+    assert tuples.with_tuples({"scales": [8]}) == {"scales": (8,)}
+
+
+def test_a_missing_extra_is_one_line_with_the_command(monkeypatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name in ("mmdet", "cv2") else object())
+    with pytest.raises(UserError, match=r"task=det needs mmdet, cv2: .*uv pip install -e '\.\[det\]'"):
+        task_of([*DET, "data.root=/x"])
+
+
+@pytest.mark.parametrize(("name", "normed"), [("swin_tiny_patch4_window7_224", True), ("resnet18", False)])
+def test_a_network_of_timm_as_backbone(name, normed):
+    network = backbones.TimmBackbone(name).train()
+    maps = network(torch.rand(1, 3, 70, 101))
+    assert [m.shape[1] for m in maps] == network.channels and network.normed == normed
+    assert [m.shape[2] for m in maps] == [18, 9, 5, 3]
+    sum(m.sum() for m in maps).backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["deit_small_patch16_224", "no_such_net"])
+def test_a_network_that_is_no_backbone_gets_one_line(name):
+    with pytest.raises(UserError, match=rf"model.name={name}") as caught:
+        backbones.TimmBackbone(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_autocast_reaches_backbone_and_neck_only(coco):
+    task = task_of([*DET, f"data.root={coco}"])
+    model = task.build_model()
+    seen = {}
+    for name in ("backbone", "neck", "rpn_head"):
+        note = lambda module, inputs, output, name=name: seen.update({name: (inputs[0], output)})  # noqa: E731
+        getattr(model, name).register_forward_hook(note)
+    batch = next(task.train_loader().epoch(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = task.train_step(model, batch)
+    assert seen["neck"][1][0].dtype == torch.bfloat16
+    assert seen["rpn_head"][0][0].dtype == torch.float32 and seen["rpn_head"][1][0][0].dtype == torch.float32
+    assert losses["loss"].dtype == torch.float32 and {"loss_rpn_cls", "loss_mask"} <= losses.keys()
+
+
+SHAPE = {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32], "ssm_ratio": 1.0, "mlp_ratio": 2.0}
+
+
+@pytest.mark.parametrize("form", ["ours", "published", "mmengine"])
+@pytest.mark.parametrize("task", ["det", "seg"])
+def test_training_starts_from_a_checkpoint(form, task, coco, ade, tmp_path):
+    words = [*DET, f"data.root={coco}"] if task == "det" else [*SEG, f"data.root={ade}"]
+    classifier = create_model("vmamba_tiny_s1l8", num_classes=7, **SHAPE)
+    weights, path = classifier.state_dict(), tmp_path / "start.pth"
+    if form == "ours":
+        torch.save({"model": {k: torch.zeros_like(v) for k, v in weights.items()}, "ema": weights}, path)
+    elif form == "published":
+        torch.save({"model": {f"module.{k}": v for k, v in weights.items()}, "epoch": 1}, path)
+    else:  # a detector's or segmentor's own checkpoint, with mmengine's objects in it
+        from mmengine.logging import HistoryBuffer
+
+        own = {k: v + 1 if v.is_floating_point() else v for k, v in task_of(words).build_model().state_dict().items()}
+        weights = {k.removeprefix("backbone."): v for k, v in own.items()}
+        torch.save({"state_dict": own, "message_hub": {"log_scalars": {"loss": HistoryBuffer([1.0], [1])}}}, path)
+    given = task_of([*words, f"init.ckpt={path}"])
+    model = given.build_model()
+    from vmamba.engine.weights import start
+
+    found = start(given, model, str(path))
+    state = model.backbone.state_dict()
+    assert all(torch.equal(state[name], weights[name]) for name in state if not name.startswith("outnorm"))
+    assert found["weights"] == ("ema" if form == "ours" else "model")
+    assert found["unused"] == 0 and (found["missing"] == 0) == (form == "mmengine")
+    assert found["loaded"] + found["missing"] == len(model.state_dict())
+
+
+def test_a_checkpoint_of_another_network_is_refused(coco, tmp_path):
+    torch.save(create_model("vmamba_tiny_s1l8", **(SHAPE | {"dims": [8, 16, 32, 64]})).state_dict(), tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"init.ckpt=.*a.pth does not fit: .* for .*check model=") as caught:
+        run([*DET, f"data.root={coco}", f"init.ckpt={tmp_path / 'a.pth'}"], tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    refused = [*DET, f"data.root={coco}", "init.ckpt=/no/such.pth"]
+    with pytest.raises(UserError, match=r"init.ckpt=/no/such.pth: no such file"):
+        task_of(refused)
+
+
+RETINA = """
+_norm = 0
+model = dict(type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor', pad_size_divisor=32),
+    backbone=dict(type='ResNet', depth=50, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')),
+    neck=dict(type='FPN', in_channels=[256, 512, 1024, 2048], out_channels=16, start_level=1,
+              add_extra_convs='on_input', num_outs=5),
+    bbox_head=dict(type='RetinaHead', num_classes=3, in_channels=16, stacked_convs=1, feat_channels=16,
+        anchor_generator=dict(type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3,
+                              ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128]),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder'), loss_cls=dict(type='FocalLoss', use_sigmoid=True),
+        loss_bbox=dict(type='L1Loss')),
+    train_cfg=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
+                   sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1, debug=False),
+    test_cfg=dict(nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=9))
+"""
+DEEPLAB = """
+norm = dict(type='SyncBN', requires_grad=True)
+model = dict(type='EncoderDecoder', pretrained='open-mmlab://resnet50_v1c',
+    data_preprocessor=dict(type='SegDataPreProcessor', size=(64, 64)),
+    backbone=dict(type='ResNetV1c', depth=50),
+    decode_head=dict(type='DepthwiseSeparableASPPHead', in_channels=2048, in_index=3, channels=16, dilations=(1, 6),
+        c1_in_channels=256, c1_channels=8, dropout_ratio=0.1, num_classes=19, norm_cfg=norm, align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0)),
+    auxiliary_head=dict(type='FCNHead', in_channels=1024, in_index=2, channels=8, num_convs=1, concat_input=False,
+        num_classes=19, norm_cfg=norm, align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4)),
+    train_cfg=dict(), test_cfg=dict(mode='whole'))
+"""
+
+
+@pytest.mark.parametrize(("task", "text"), [("det", RETINA), ("seg", DEEPLAB)])
+def test_another_model_with_our_backbone(task, text, coco, ade, tmp_path):
+    (tmp_path / "base.py").write_text(text)
+    words = [*DET, f"data.root={coco}"] if task == "det" else [*SEG, f"data.root={ade}"]
+    result = run(
+        [*words, f"task.base={tmp_path / 'base.py'}", "limit.train_steps=2", "limit.eval_batches=1"], tmp_path / "r"
+    )
+    assert result["steps"] == 2 and result["final"]["train/loss"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "no such file"), ("model = dict(", "cannot be read"), ("x = 1", "no model"), (DEEPLAB, "other task")],
+)
+def test_a_base_that_cannot_be_used_gets_one_line(text, message, coco, tmp_path):
+    if text is not None:
+        (tmp_path / "base.py").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        task_of([*DET, f"data.root={coco}", f"task.base={tmp_path / 'base.py'}"])
+    assert "\n" not in str(caught.value)
