@@ -60,6 +60,8 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
         task = fit.build_task(run, env)
     except UserError as mistake:
         log.error("%s", mistake)
+        if folder.status.is_file() and not owner(folder):
+            folder.write_status("failed", error=str(mistake))
         _forget(folder)
         sys.exit(2)
     folder.create()
@@ -82,7 +84,7 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
         if folder.metrics.is_file():
             curves.draw(folder)
         folder.write_status(state, **({"error": error} if error else {}))
-        _last_lines(folder, result, feeder.finish())
+        _last_lines(folder, result, feeder.finish(5.0 if state == "killed" else 20.0))
     if code:
         sys.exit(code)
     return result["best"].get(run.task.metric)

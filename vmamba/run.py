@@ -13,12 +13,18 @@ import hydra
 from omegaconf import DictConfig
 
 from vmamba.config import rules
-from vmamba.config.compose import compose, first_point, load, register, validate
+from vmamba.config.compose import compose, composed, first_point, load, register, validate
 from vmamba.config.errors import UserError
 from vmamba.config.paths import conf_dir
+from vmamba.config.points import FILES
 
 # vmamba <word> …: the module's main(argv)
-COMMANDS = {"bench": "vmamba.bench.__main__", "compare": "vmamba.compare.__main__", "track": "vmamba.track"}
+COMMANDS = {
+    "bench": "vmamba.bench.__main__",
+    "compare": "vmamba.compare.__main__",
+    "sweep": "vmamba.sweep",
+    "track": "vmamba.track",
+}
 AGAIN = ("--from", "--resume")  # flags that take a run folder
 
 
@@ -47,10 +53,24 @@ def main() -> None:
 def _hydra_main(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
-    from vmamba.job import start
-
     state = HydraConfig.get()
-    return start(cfg, Path(state.runtime.output_dir), list(state.overrides.task))
+    try:
+        return _go(cfg, Path(state.runtime.output_dir), list(state.overrides.task))
+    except UserError as mistake:  # Hydra would make a longer message of it
+        print(f"vmamba: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _go(cfg: DictConfig, path: Path, overrides: list[str]) -> float | None:
+    """One run, here or where ``launcher=`` sends it."""
+    if cfg.launcher.kind == "local":
+        from vmamba.job import start
+
+        return start(cfg, path, overrides)
+    from vmamba.launch import submit
+
+    run = validate(cfg)
+    submit.single(cfg, validate(cfg, cuda=submit.cuda_there(run)), path, overrides)
 
 
 def _check(words: list[str]) -> None:
@@ -62,8 +82,13 @@ def _check(words: list[str]) -> None:
     overrides = first_point(_overrides(words))
     if shows_only:
         compose(overrides)
+    elif "-m" in words or "--multirun" in words or any(word.partition("=")[0] in FILES for word in overrides):
+        composed(overrides)  # the rules are for the points, which the launcher holds against them
     else:
-        compose(overrides, cuda=rules.cuda_here())
+        from vmamba.launch.submit import cuda_there
+
+        run, cfg = compose(overrides)
+        validate(cfg, cuda=cuda_there(run))
 
 
 def _overrides(words: list[str]) -> list[str]:
@@ -93,15 +118,17 @@ def _again(flag: str, folder: Path, overrides: list[str]) -> None:
     """``--from FOLDER [key=value …]``: the same run in a new folder; ``--resume FOLDER``: go on in the same one."""
     from datetime import datetime
 
-    from vmamba.job import log_to, start
+    from vmamba.job import log_to
 
     cfg = load(folder / "config.yaml", overrides)
+    if "launcher" in cfg and not any(word.startswith("launcher") for word in overrides):
+        cfg.launcher.kind = "local"  # where it ran before says nothing of where it is to run now
     run = validate(cfg, cuda=rules.cuda_here())
     target = folder
     if flag == "--from":
         target = Path(run.outputs) / f"{run.name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     log_to(target)
-    start(cfg, target, overrides)
+    _go(cfg, target, overrides)
 
 
 def _split_again(words: list[str]) -> tuple[str, Path, list[str]]:

@@ -45,6 +45,22 @@ def test_everything_arrives_once(outputs, make_run, query, capsys):
     assert stored == {"config.yaml", "overrides.yaml", "manifest.json", "result.json", "status.json", "best.pt"}
 
 
+def test_pictures_arrive_as_they_are_drawn(outputs, make_run):
+    folder = make_run(outputs / "a")
+    view = View(folder, store.uri_of(folder, describe.config_of(folder))).open()
+
+    def stored() -> list[str]:
+        return sorted(path.name for path in (outputs / "mlartifacts").rglob("pictures/*"))
+
+    view.deliver()
+    assert stored() == []
+    for step in (1, 2):
+        folder.pictures.mkdir(exist_ok=True)
+        (folder.pictures / f"step-{step:07d}.png").write_bytes(b"png")
+        view.deliver()
+        assert stored() == [f"step-{n:07d}.png" for n in range(1, step + 1)]
+
+
 def test_checkpoint_stays_out_if_so_configured(outputs, make_run):
     assert sync(make_run(outputs / "a", log_checkpoint=False)) == 0
     assert not list((outputs / "mlartifacts").rglob("best.pt"))

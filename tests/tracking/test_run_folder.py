@@ -108,7 +108,7 @@ def test_status_keeps_identity_and_refuses_unknown_states(folder):
     assert status["started"] <= status["ended"]
     folder.write_status("running")
     assert "error" not in folder.read_status() and "ended" not in folder.read_status()
-    with pytest.raises(ValueError, match="choose from running, finished, failed, killed"):
+    with pytest.raises(ValueError, match="choose from queued, running, finished, failed, killed"):
         folder.write_status("done")
 
 

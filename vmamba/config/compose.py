@@ -16,12 +16,13 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vmamba.config import rules, schema
 from vmamba.config.errors import UserError
-from vmamba.config.paths import conf_dir
+from vmamba.config.paths import conf_dir, sweeps_dirs
+from vmamba.config.points import FILES, check_axis
 
 
 def register() -> None:
@@ -34,16 +35,28 @@ def compose(overrides: Iterable[str] = (), *, cuda: bool | None = None) -> tuple
 
     ``cuda``: whether there is a GPU where the run will be; None: not known, so not asked.
     """
-    cfg = _compose(list(overrides))
+    cfg = composed(list(overrides))
     return validate(cfg, cuda=cuda), cfg
 
 
 def validate(cfg: DictConfig, *, cuda: bool | None = None) -> schema.Run:
     """``cfg`` as a typed ``Run``; a key that is not in the schema, a missing value or a broken rule is a UserError."""
+    return checked(typed(cfg), cuda=cuda)
+
+
+def typed(cfg: DictConfig) -> DictConfig:
+    """``cfg`` with the schema's types and nothing else in it, not yet resolved."""
     plain = OmegaConf.to_container(cfg, resolve=False)
     plain.pop("hydra", None)
     try:
-        typed = OmegaConf.merge(OmegaConf.structured(schema.Run), OmegaConf.create(plain))
+        return OmegaConf.merge(OmegaConf.structured(schema.Run), OmegaConf.create(plain))
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error)) from error
+
+
+def checked(typed: DictConfig, *, cuda: bool | None = None) -> schema.Run:
+    """What ``typed`` gave, resolved in place and held against the rules."""
+    try:
         OmegaConf.resolve(typed)
         missing = sorted(OmegaConf.missing_keys(typed))
         if missing:
@@ -53,6 +66,14 @@ def validate(cfg: DictConfig, *, cuda: bool | None = None) -> schema.Run:
         raise UserError(_explain(error)) from error
     rules.check(run, cuda=cuda)
     return run
+
+
+def update(cfg: DictConfig, text: str) -> None:
+    """Sets the key of one ``key=value``; UserError if there is no such key, or its values are of another type."""
+    try:
+        OmegaConf.update(cfg, text.partition("=")[0], _value(text), force_add=False)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error)) from error
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
@@ -72,21 +93,22 @@ def load(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
         if key in groups():
             _choose(cfg, key, text.partition("=")[2])
             continue
-        try:
-            OmegaConf.update(cfg, key, _value(text), force_add=False)
-        except OmegaConfBaseException as error:
-            raise UserError(_explain(error)) from error
+        update(cfg, text)
     return cfg
 
 
 def choices(group: str) -> list[str]:
     """The files of a group."""
-    return sorted(p.stem for p in (conf_dir() / group).glob("*.yaml"))
+    return sorted({p.stem for root in _roots() for p in (root / group).glob("*.yaml")})
 
 
 def groups() -> list[str]:
     """The groups of the tree."""
-    return sorted(p.name for p in conf_dir().iterdir() if p.is_dir() and any(p.glob("*.yaml")))
+    return sorted({p.name for root in _roots() for p in root.iterdir() if p.is_dir() and any(p.glob("*.yaml"))})
+
+
+def _roots() -> list[Path]:
+    return [conf_dir(), *(path for path in sweeps_dirs() if path.is_dir())]
 
 
 def first_point(words: Iterable[str]) -> list[str]:
@@ -99,6 +121,7 @@ def first_point(words: Iterable[str]) -> list[str]:
     for override in parsed:
         if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
             continue
+        check_axis(override)
         if override.is_sweep_override():
             first = next(iter(override.sweep_string_iterator()))
             plain.append(f"{override.get_key_element()}={first}")
@@ -111,6 +134,8 @@ def _choose(cfg: DictConfig, group: str, choice: str) -> None:
     """Puts ``group=choice`` in the place of what a saved run has there."""
     if group in ("model", "experiment"):
         raise UserError(f"{group}={choice}: a saved run keeps its {group}; compose a new run to change it")
+    if group in FILES:
+        raise UserError(f"{group}={choice}: a saved run is one point; start a new sweep instead")
     if choice not in choices(group):
         raise UserError(_unknown_choice(group, choice))
     path = conf_dir() / group / f"{choice}.yaml"
@@ -119,7 +144,8 @@ def _choose(cfg: DictConfig, group: str, choice: str) -> None:
     if path.read_text().startswith("# @package _global_"):
         cfg.merge_with(file)
     else:
-        cfg[group] = OmegaConf.merge(OmegaConf.structured(schema.Run.__dataclass_fields__[group].type), file)
+        with open_dict(cfg):  # a run saved before there was such a group
+            cfg[group] = OmegaConf.merge(OmegaConf.structured(schema.Run.__dataclass_fields__[group].type), file)
 
 
 def _value(text: str) -> Any:
@@ -129,7 +155,8 @@ def _value(text: str) -> Any:
         raise UserError(f"'{text}' is not of the form key=value") from error
 
 
-def _compose(overrides: list[str]) -> DictConfig:
+def composed(overrides: list[str]) -> DictConfig:
+    """The plain configuration, not yet held against schema and rules. Raises ``UserError`` as ``compose`` does."""
     register()
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
@@ -151,6 +178,8 @@ def _compose(overrides: list[str]) -> DictConfig:
 
 def _unknown_choice(group: str, value: str) -> str:
     options = choices(group)
+    if group == "recipe" and value.startswith("scenes_"):  # what data=scenes brings is named by the task
+        return f"data=scenes has no recipe for task={value.removeprefix('scenes_')}: take task=det or task=seg"
     return f"{group}={value}: there is no {group} '{value}'.{_near(value, options)} Choose from: {', '.join(options)}."
 
 

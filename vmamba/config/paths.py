@@ -15,6 +15,9 @@ def conf_dir() -> Path:
     return _find("conf")
 
 
-def sweeps_dir() -> Path:
-    """The ablation files."""
-    return _find("sweeps")
+def sweeps_dirs() -> list[Path]:
+    """The folders of ablation files, first come first: the nearest ``sweeps`` above the working directory, and ours."""
+    here = Path.cwd()
+    above = [path / "sweeps" for path in (here, *here.parents)]
+    near = [path for path in above if (path / "ablation").is_dir() or (path / "sweep").is_dir()][:1]
+    return list(dict.fromkeys([*near, _find("sweeps")]))

@@ -5,18 +5,19 @@ from collections.abc import Iterator
 
 from vmamba.config.errors import UserError
 from vmamba.config.schema import Run
-from vmamba_ops.limits import LIMITS
+from vmamba_ops.limits import NETWORK_LIMITS, unfit
 
 
 def check(run: Run, *, cuda: bool | None = None) -> None:
     """Raises ``UserError`` with the first broken rule. ``cuda``: is there a GPU where it will run (None: unknown)."""
-    for line in broken(run, cuda=cuda):
+    for line in (*_task_data(run), *broken(run, cuda=cuda)):
         raise UserError(line)
 
 
 def broken(run: Run, *, cuda: bool | None = None) -> Iterator[str]:
-    """One line for every rule this run breaks."""
+    """One line for every rule this run breaks, whatever its task and data."""
     yield from _run(run)
+    yield from _launcher(run)
     yield from _recipe(run)
     yield from _precision(run, cuda)
     if run.model.family == "vmamba":
@@ -26,13 +27,19 @@ def broken(run: Run, *, cuda: bool | None = None) -> Iterator[str]:
 
 
 def cuda_here() -> bool:
-    """Whether this machine has a usable CUDA device, asked of the driver (a millisecond, no torch)."""
+    """Whether this machine has a usable CUDA device."""
+    return cuda_devices() > 0
+
+
+def cuda_devices() -> int:
+    """How many CUDA devices this process may use, asked of the driver (a millisecond, no torch)."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return False
+        return 0
     count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    known = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return count.value if known else 0
 
 
 def stage_maps(run: Run) -> list[int]:
@@ -51,13 +58,48 @@ def stage_maps(run: Run) -> list[int]:
     return sides
 
 
+def _task_data(run: Run) -> Iterator[str]:
+    """Whether the task can read the data."""
+    task, data = str(run.task.name), run.data
+    has = {"det": data.train_boxes and data.val_boxes, "seg": data.train_maps and data.val_maps}
+    real = {"det": "data=coco data.root=/path/to/coco", "seg": "data=ade20k data.root=/path/to/ADEChallengeData2016"}
+    if task in real and not has[task]:
+        what = "boxes" if task == "det" else "class maps"
+        yield f"task={task} with data={data.name}: they have no {what}; take data=scenes (embedded) or {real[task]}"
+    if task == "cls" and data.source in ("scenes", "files"):
+        yield f"task=cls with data={data.name}: they have no label an image; take data=digits, or task=det or task=seg"
+    if run.tta and (run.mode != "eval" or task != "seg"):
+        yield "tta=true goes with mode=eval task=seg ckpt=…: several scales and flips are for evaluating class maps"
+
+
 def _run(run: Run) -> Iterator[str]:
     if run.mode == "eval" and not run.ckpt:
         yield "mode=eval needs weights: add ckpt=/path/to/file.pth (or .safetensors, or a run folder)"
+    if run.compile and run.compile_mode != "default" and run.recipe.accumulate > 1:
+        yield (
+            f"compile_mode={run.compile_mode} with recipe.accumulate={run.recipe.accumulate}: a CUDA graph writes its "
+            "gradients over those of the micro-step before; take compile_mode=default, or a larger recipe.batch_size"
+        )
     if run.log_every < 1:
         yield f"log_every={run.log_every}: must be at least 1"
     if run.resume not in ("auto", "never") and "/" not in run.resume and not run.resume.endswith(".pt"):
         yield f"resume={run.resume}: choose auto, never, or the path of a checkpoint of this project"
+
+
+def _launcher(run: Run) -> Iterator[str]:
+    there = run.launcher
+    for key in ("nodes", "cpus", "time", "parallel", "tasks"):
+        if (value := getattr(there, key)) is not None and value < 1:
+            yield f"launcher.{key}={value}: must be at least 1"
+    for key in ("gpus", "requeues", "memory"):
+        if (value := getattr(there, key)) is not None and value < 0:
+            yield f"launcher.{key}={value:g}: must not be negative"
+    if there.kind == "slurm" and (there.warning < 10 or there.time * 60 < 2 * there.warning):
+        yield (
+            f"launcher.time={there.time} (minutes) with launcher.warning={there.warning} (seconds before the end, when "
+            "a run saves): at least half of the time must be left to it, 10 s to the saving; take a longer time, or "
+            f"launcher.warning={max(10, there.time * 20)}"
+        )
 
 
 def _recipe(run: Run) -> Iterator[str]:
@@ -70,6 +112,10 @@ def _recipe(run: Run) -> Iterator[str]:
         if getattr(recipe, key) < 1:
             yield f"recipe.{key}={getattr(recipe, key)}: must be at least 1"
     length = recipe.epochs if recipe.loop == "epochs" else recipe.iters
+    if recipe.schedule == "step" and not recipe.milestones:
+        yield "recipe.schedule=step needs recipe.milestones=[…]: the epochs (loop=iters: steps) at which the rate falls"
+    if recipe.warmup_steps is not None and recipe.warmup_steps < 0:
+        yield f"recipe.warmup_steps={recipe.warmup_steps}: must be at least 0, or null for recipe.warmup"
     if recipe.warmup >= length:
         unit = str(recipe.loop)
         yield f"recipe.warmup={recipe.warmup:g} {unit} leaves nothing of recipe.{unit}={length}: make it shorter"
@@ -147,7 +193,7 @@ def _backend(run: Run, cuda: bool | None) -> Iterator[str]:
     backend = str(run.scan.backend)
     if backend == "auto":
         return
-    limit = LIMITS[backend]
+    limit = NETWORK_LIMITS[backend]
     if limit.missing:
         yield f"scan={backend}: {limit.missing.replace('use backend=auto', 'take scan=auto')}"
         return
@@ -156,6 +202,10 @@ def _backend(run: Run, cuda: bool | None) -> Iterator[str]:
             f"scan={backend} takes d_state up to {limit.max_d_state}, model.d_state={run.model.d_state}: "
             "take scan=auto, or a smaller model.d_state"
         )
+    elif backend == "fused":
+        inner = [int(run.model.ssm_ratio * width) for width in run.model.dims]
+        if why := next(filter(None, (unfit(width, 1, str(run.model.routes)) for width in inner)), ""):
+            yield f"scan=fused with model.dims={list(run.model.dims)}: {why}; take scan=auto"
     half = run.precision.amp != "fp32" and run.forward_type.scan_in == "input"
     if limit.out_as_in and half and run.forward_type.scan_out == "float32":
         yield (

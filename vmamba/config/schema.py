@@ -37,8 +37,11 @@ Mode = choice("Mode", "train", "eval")
 Amp = choice("Amp", "auto", "bf16", "fp16", "fp32")
 Device = choice("Device", "auto", "cpu", "cuda")
 Store = choice("Store", "mlflow", "none")
-Source = choice("Source", "digits", "timm")
+Source = choice("Source", "digits", "timm", "scenes", "files", "synthetic")
 Loop = choice("Loop", "epochs", "iters")
+Where = choice("Where", "local", "subprocess", "slurm")
+CompileMode = choice("CompileMode", "default", "reduce-overhead", "max-autotune")
+Schedule = choice("Schedule", "cosine", "step", "poly")
 
 
 @dataclass
@@ -119,11 +122,18 @@ class Task:
     entry: str = MISSING
     metric: str = MISSING  # what "best" means
     higher_is_better: bool = True
+    base: str | None = None  # det, seg: an OpenMMLab config file whose model is taken instead, with our backbone
+    pictures: int = 4  # det, seg: validation samples drawn at every evaluation; 0: none
 
 
 @dataclass
 class Data:
-    """A data set. ``source=timm`` goes through timm's readers: folder, tar, wds/…, hfds/…, tfds/…, torch/…."""
+    """A data set. ``source=timm`` goes through timm's readers: folder, tar, wds/…, hfds/…, tfds/…, torch/….
+
+    Detection and segmentation take ``source=files``: images in the folders ``train_split`` and ``val_split`` below
+    ``root``, with COCO files (``*_boxes``) or folders of class maps (``*_maps``); ``source=scenes`` is the same,
+    written first.
+    """
 
     name: str = MISSING
     source: Source = Source.timm
@@ -140,6 +150,14 @@ class Data:
     crop_pct: float = 0.875  # evaluation: resize to img_size / crop_pct, centre crop
     workers: int = 8
     how_to_get: str = ""  # said when root is missing
+    train_boxes: str = ""  # COCO file below root
+    val_boxes: str = ""
+    train_maps: str = ""  # folder of class maps (PNG) below root
+    val_maps: str = ""
+    map_classes: int | None = None  # classes of the maps, where there is one more than of boxes; None: num_classes
+    reduce_zero_label: bool = False  # in the maps 0 is "other": not learned, 1 is the first class
+    classes: list[str] = field(default_factory=list)  # their names; empty: COCO's (boxes), ADE20K's (maps)
+    eval_batch: int = 1  # det, seg: images a process and evaluation step; above 1 they must be of one size
 
 
 @dataclass
@@ -169,8 +187,49 @@ class Ema:
 
 
 @dataclass
+class Detect:
+    """Detection: Mask R-CNN's sizes, and how images are resized. Sides in pixels; the ratio is always kept."""
+
+    scale: list[int] = field(default_factory=lambda: [1333, 800])  # longest and shortest side
+    short_sides: list[int] = field(default_factory=list)  # multi-scale training: the shortest side is one of these
+    crop_sides: list[int] = field(default_factory=list)  # and half of the images are first brought to one of these, …
+    crop_range: list[int] = field(default_factory=lambda: [384, 600])  # … and cropped to sides between these two
+    flip: float = 0.5
+    min_size: int = 32  # smaller images are left out of training
+    channels: int = 256  # of the FPN, the RPN and the mask head
+    hidden: int = 1024  # of the box head's two layers
+    mask_convs: int = 4
+    anchor_scale: int = 8  # an anchor's side over its level's stride
+    nms_pre: int = 2000  # boxes a level before NMS in training; half of it in evaluation
+    proposals: int = 1000  # kept after NMS
+    rpn_samples: int = 256  # anchors an image the loss is taken of
+    roi_samples: int = 512
+
+
+@dataclass
+class Segment:
+    """Segmentation: UperNet's sizes, and how images are resized. Sides in pixels; the ratio is always kept."""
+
+    scale: list[int] = field(default_factory=lambda: [2048, 512])  # longest and shortest side
+    ratio: list[float] = field(default_factory=lambda: [0.5, 2.0])  # training: scale times a number between these
+    crop: int = 512
+    cat_max_ratio: float = 0.75  # share of a crop that one class may have
+    flip: float = 0.5
+    distort: bool = True  # brightness, contrast, saturation, hue
+    channels: int = 512  # of the decoder
+    aux_channels: int = 256  # of the auxiliary head
+    dropout: float = 0.1
+    init_std: float = 0.01  # of the heads' last weights; larger ones leave the even guess sooner
+    tta_ratios: list[float] = field(default_factory=lambda: [0.5, 0.75, 1.0, 1.25, 1.5, 1.75])  # with tta=true
+
+
+@dataclass
 class Recipe:
-    """How a model is trained. Learning rates are for a total batch of ``lr_batch`` and scale with it (0: as given)."""
+    """How a model is trained. Learning rates are for a total batch of ``lr_batch`` and scale with it (0: as given).
+
+    ``schedule``, after the warm-up: cosine to ``min_lr``; step, times ``gamma`` at each of ``milestones``; poly, to
+    ``min_lr`` with ``power``.
+    """
 
     name: str = MISSING
     loop: Loop = Loop.epochs
@@ -185,13 +244,23 @@ class Recipe:
     min_lr: float = 5e-6
     warmup_lr: float = 5e-7
     warmup: float = 20  # epochs, or steps with loop=iters
+    warmup_steps: int | None = None  # the same in steps whatever the loop; None: warmup
+    warmup_factor: float | None = None  # the rate starts at this times lr; None: at warmup_lr
+    schedule: Schedule = Schedule.cosine
+    milestones: list[int] = field(default_factory=list)  # epochs, or steps with loop=iters
+    gamma: float = 0.1
+    power: float = 1.0
     weight_decay: float = 0.05
+    no_decay: list[str] | None = None  # parts of names without weight decay; None: biases and whatever is 1-D
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     eps: float = 1e-8
     clip_grad: float | None = 5.0  # global norm
+    sync_bn: bool = True  # det, seg: batch norms of the heads over all GPUs
     smoothing: float = 0.1
     augment: Augment = field(default_factory=Augment)
     ema: Ema = field(default_factory=Ema)
+    det: Detect = field(default_factory=Detect)
+    seg: Segment = field(default_factory=Segment)
 
 
 @dataclass
@@ -221,11 +290,47 @@ class Checkpoint:
 
 
 @dataclass
+class Launcher:
+    """Where the points of a sweep run, and with what, each. ``subprocess`` looks at the fields above ``partition``,
+    ``local`` at none."""
+
+    kind: Where = Where.local
+    wait: bool | None = None  # stay until all points have ended; None: with subprocess, not with slurm
+    parallel: int | None = None  # points at a time; None: what SLURM lets; subprocess: what the GPUs do, or 1
+    requeues: int = 5  # times an interrupted point is put back in the queue without having got on since the last time
+    snapshot: bool = True  # run from a copy of the code as it is at submission
+    gpus: int | None = None  # a node; None: slurm 1, subprocess 1 where there are any
+    tasks: int | None = None  # processes a node; None: one a GPU
+    env: dict[str, str] = field(default_factory=dict)  # environment variables of the jobs
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    nodes: int = 1
+    cpus: int = 8  # a process
+    memory: float | None = None  # GB a node; None: the cluster's default
+    time: int = 1440  # minutes; a run that needs longer goes on in the next turn
+    warning: int = 120  # seconds before the time limit at which a run saves and goes back to the queue
+    constraint: str | None = None
+    exclude: str | None = None
+    sbatch: dict[str, str] = field(default_factory=dict)  # further options: {reservation: mine, mail-type: FAIL}
+    srun: list[str] = field(default_factory=list)  # options of srun, e.g. --container-image=…
+    setup: list[str] = field(default_factory=list)  # shell lines before it starts: module load cuda, …
+    python: str | None = None  # the interpreter there, e.g. "apptainer exec --nv image.sif python"; None: this one
+
+
+@dataclass
 class Limit:
     """Cuts a run short for a smoke test; None: no limit."""
 
     train_steps: int | None = None  # optimizer steps in all
     eval_batches: int | None = None
+
+
+@dataclass
+class Start:
+    """Where training starts: weights of ours or published, of this task or of classification; None: from scratch."""
+
+    ckpt: str | None = None
 
 
 @dataclass
@@ -244,12 +349,16 @@ class Run:
     tracking: Tracking = field(default_factory=Tracking)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     limit: Limit = field(default_factory=Limit)
+    init: Start = field(default_factory=Start)
+    launcher: Launcher = field(default_factory=Launcher)
     ckpt: str | None = None  # mode=eval: a file or a run folder
+    tta: bool = False  # mode=eval task=seg: several scales and both flips
     resume: str = "auto"  # auto: from this run folder's newest checkpoint; never; or a path
     seed: int = 0
     deterministic: bool = False
     device: Device = Device.auto
-    compile: bool = False
+    compile: bool = False  # torch.compile; our own models as one graph
+    compile_mode: CompileMode = CompileMode.default  # reduce-overhead: replayed as CUDA graphs
     log_every: int = 10  # optimizer steps between records
     outputs: str = "outputs"  # folder of all runs
     name: str = MISSING  # the run folder's name, without the time

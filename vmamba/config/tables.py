@@ -1,12 +1,14 @@
 """Tables in ``docs/`` that are written from the configuration files: ``python -m vmamba.config.tables`` renews them."""
 
+import re
 from pathlib import Path
 
 import yaml
 
-from vmamba.config.paths import PACKAGE, conf_dir
+from vmamba.config.paths import PACKAGE, conf_dir, sweeps_dirs
 
 NEWEST_FIRST = ["v05", "v04", "v03", "v02", "v01", "v4", "v3", "v2", "v1", "v0", "v0seq"]
+STARTS = ("Varies:", "Held:", "Cost:", "Reported", "For:", "On ImageNet:", "On a GPU:", "A plain grid")
 COLUMNS = [
     "forward_type",
     "what it does",
@@ -40,11 +42,42 @@ def forward_types() -> str:
     return "\n".join(lines) + "\n"
 
 
+def sweeps() -> str:
+    """What every file in ``sweeps/`` says of itself, as Markdown."""
+    lines = [
+        "# Sweeps",
+        "",
+        "One file an ablation. `python -m vmamba.run ablation=NAME` runs its points here, one after another;",
+        "`launcher=subprocess` or `launcher=slurm` sends them elsewhere (see cluster.md). `sweep=NAME` adds an axis to",
+        "an ablation, or is a sweep of its own. A key on the command line replaces the file's values of that key. By",
+        "default everything runs on the embedded digits with the nano model. A project's own folder `sweeps/ablation`,",
+        "in the working directory or above it, is found too. This page is written from `sweeps/` by",
+        "`python -m vmamba.config.tables`.",
+        "",
+    ]
+    for path in sorted(sweeps_dirs()[-1].glob("*/*.yaml")):
+        text = path.read_text()
+        head = [line[1:].strip() for line in text.splitlines() if line.startswith("# ")][2:]
+        said = re.sub(rf" (?={'|'.join(STARTS)})", "\n- ", " ".join(head))
+        lines += [f"## `{path.parent.name}={path.stem}`", "", *_bullets(said), ""]
+        sweeper = yaml.safe_load(text)["hydra"]["sweeper"]
+        lines += [f"    {key}: {values}" for key, values in sweeper.get("params", {}).items()]
+        if points := text.partition("    points:\n")[2]:
+            lines += [f"    {line.strip()}" for line in points.splitlines()]
+        lines += [""]
+    return "\n".join(lines)
+
+
+def _bullets(text: str) -> list[str]:
+    return [line if line.startswith("- ") else f"- {line}" for line in text.splitlines()]
+
+
 def main() -> None:
     """Writes the pages into the checkout's ``docs``."""
-    page = Path(PACKAGE).parent / "docs" / "forward_types.md"
-    page.write_text(forward_types())
-    print(f"wrote {page}")
+    for name, text in (("forward_types.md", forward_types()), ("sweeps.md", sweeps())):
+        page = Path(PACKAGE).parent / "docs" / name
+        page.write_text(text)
+        print(f"wrote {page}")
 
 
 if __name__ == "__main__":

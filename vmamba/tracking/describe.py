@@ -2,6 +2,7 @@
 
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from vmamba.tracking.folder import RunFolder
 
 LONGEST = 500
 CUT = "… (cut; whole in config.yaml)"
-STATES = {"running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
+STATES = {"queued": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
 
 def config_of(folder: RunFolder) -> dict:
@@ -67,6 +68,24 @@ def final_metrics(folder: RunFolder) -> dict[str, float]:
         for key, number in group.items():
             if (isinstance(number, int | float) and not isinstance(number, bool)) or number in ("nan", "inf", "-inf"):
                 found[key_name(f"{prefix}/{key.replace('/', '_')}")] = float(number)
+    return found
+
+
+def datasets(folder: RunFolder) -> list:
+    """The data sets of the manifest as MLflow's dataset inputs: name, digest (what the fingerprint says), context."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    data = read_json(folder.manifest).get("data") or {}
+    root = (config_of(folder).get("data") or {}).get("root")
+    found = []
+    for split, context in (("train", "training"), ("val", "evaluation")):
+        if facts := data.get(split):
+            text = json.dumps(facts, sort_keys=True)
+            name = f"{data.get('name', 'data')}-{split}"
+            digest = sha256(text.encode()).hexdigest()[:36]  # MLflow's longest
+            source = json.dumps({"uri": str(root) if root else "embedded"})
+            dataset = Dataset(name, digest, "local", source, profile=text)
+            found.append(DatasetInput(dataset, [InputTag("mlflow.data.context", context)]))
     return found
 
 

@@ -112,7 +112,7 @@ def follow(folder: RunFolder, parent: int) -> int:
     A parent that is gone without a final status leaves its run as killed.
     """
     os.nice(NICE)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
     over = _Over(parent)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vmamba.config.paths import PACKAGE
+from vmamba.tracking.atomic import read_json
 
 DISTRIBUTIONS = (
     "vmamba",
@@ -24,6 +25,7 @@ DISTRIBUTIONS = (
     "omegaconf",
     "mlflow",
 )
+SNAPSHOT = "git.json"  # beside a copy of the code that a launcher took: what it is a copy of
 SLURM = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_JOB_NODELIST")
 
 
@@ -79,6 +81,8 @@ def git(folder: Path = PACKAGE) -> dict[str, Any] | None:
 
     A package that is merely installed somewhere below a foreign repository (ignored there) is not its checkout.
     """
+    if noted := read_json(folder.parent / SNAPSHOT):
+        return noted
     commit = _git(folder, "rev-parse", "HEAD")
     if not commit or not _git(folder, "ls-files", "--", "__init__.py"):
         return None

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from vmamba.tracking import describe, store
+from vmamba.tracking import describe, parent, store
 from vmamba.tracking.atomic import read_json, write_json
 from vmamba.tracking.folder import RunFolder, parse
 
@@ -70,6 +70,7 @@ class View:
                     sent += len(points)
                 self.state |= {"offset": offset, "tail": tail}
                 self._save()
+            self._upload(*sorted(self.folder.pictures.glob("*.png")), under="pictures")
             return sent
 
     def close(self) -> int:
@@ -127,6 +128,9 @@ class View:
         status = self.folder.read_status()
         started = status.get("started") or status.get("created") or time.time()
         tags = {UID: self.folder.uid} | describe.tags(self.folder)
+        sweep = self.folder.path.parent / "sweep.json"
+        if above := parent.ensure(self.client, self.uri, self.state["experiment_id"], sweep):
+            tags[parent.PARENT] = above
         return self.client.create_run(self.state["experiment_id"], int(started * 1000), tags, name)
 
     def _status(self) -> str:
@@ -155,6 +159,9 @@ class View:
             self.client.delete_tag(self.run_id, "error")
             self._has_error = False
         self._upload(self.folder.manifest)
+        if not self.state.get("data") and (data := describe.datasets(self.folder)):
+            self.client.log_inputs(self.run_id, data)
+            self.state["data"] = True
         self._told_of_manifest = self.folder.manifest.is_file()
 
     def _finals(self) -> int:

@@ -1,0 +1,106 @@
+"""Sweeps as a user types them, without SLURM: what they leave, how they fail, and how they go on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vmamba.launch.folder import SweepFolder
+from vmamba.launch.points import points
+
+MODEL = ["model.depths=[1,1]", "model.dims=[8,16]", "data.img_size=16", "data.workers=0", "device=cpu", "scan=naive"]
+TINY = [*MODEL, "tracking=none", "limit.train_steps=3", "limit.eval_batches=1", "log_every=1"]
+LONG = [*MODEL, "tracking=none", "recipe.epochs=3", "recipe.warmup=1", "log_every=1", "checkpoint.every_steps=2"]
+
+
+def python(cwd: Path, *words: str) -> subprocess.CompletedProcess:
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, "-m", *words], cwd=cwd, capture_output=True, text=True, env=env, timeout=120)
+
+
+def only(cwd: Path) -> SweepFolder:
+    (folder,) = (cwd / "outputs").iterdir()
+    return SweepFolder(folder)
+
+
+def until(condition, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("kind", ["local", "subprocess"])
+def test_one_bad_point_stops_no_other(kind, tmp_path):
+    lr = "recipe.lr=1e30,1e-3"  # the first one's loss is not finite
+    done = python(tmp_path, "vmamba.run", "-m", *TINY, lr, "precision=fp32", f"launcher={kind}", "launcher.parallel=2")
+    assert done.returncode == 1, done.stdout + done.stderr
+    sweep = only(tmp_path)
+    first, second = points(sweep.path)
+    assert (first.state, second.state) == ("failed", "finished") and second.value is not None
+    assert first.overrides == ["recipe.lr=1e+30"] and first.last
+    assert "2 points: 1 finished, 1 failed" in done.stdout and "Traceback" not in done.stderr
+    assert (sweep.path / "report.md").is_file()
+    again = python(tmp_path, "vmamba.sweep", "status", str(sweep.path))
+    assert again.returncode == 1 and first.last[:40] in again.stdout
+
+
+@pytest.mark.parametrize("kind", ["local", "subprocess"])
+def test_a_bad_point_refuses_the_whole_sweep(kind, tmp_path):
+    done = python(tmp_path, "vmamba.run", "-m", *TINY, "model.d_state=1,0", f"launcher={kind}")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "point 1 (model.d_state=0)" in done.stderr
+    assert not list((tmp_path / "outputs").glob("*"))
+
+
+def test_cancelled_killed_and_resumed(tmp_path):
+    done = python(
+        tmp_path, "vmamba.run", "-m", *LONG, "seed=1,2,3", "launcher=subprocess", "launcher.parallel=2",
+        "launcher.wait=false",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    sweep = only(tmp_path)
+    runs = [sweep.run(line) for line in sweep.latest().values()]
+    until(lambda: all(run.metrics.is_file() and run.metrics.read_text().count("\n") > 4 for run in runs[:2]))
+    os.kill(runs[0].read_status()["pid"], signal.SIGKILL)
+    until(lambda: runs[0].read_status().get("preempted") == 1 or runs[0].read_status()["state"] == "finished")
+    cancelled = python(tmp_path, "vmamba.sweep", "cancel", str(sweep.path))
+    assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
+    until(lambda: not any(row.state in ("running", "queued") for row in points(sweep.path)))
+    assert any(row.state == "killed" for row in points(sweep.path))
+    both = [
+        subprocess.Popen([sys.executable, "-m", "vmamba.sweep", "resume", str(sweep.path), "launcher.parallel=2"])
+        for _ in range(2)
+    ]
+    assert {process.wait(100) for process in both} == {0}
+    waited = python(tmp_path, "vmamba.sweep", "wait", str(sweep.path), "--seconds", "0.5")
+    assert waited.returncode == 0, waited.stdout
+    rows = points(sweep.path)
+    assert [row.state for row in rows] == ["finished"] * 3 and max(row.attempt for row in rows) == 2
+    for run in runs:
+        steps = [record["step"] for record in run.records() if "train/loss" in record["metrics"]]
+        assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_single_run_goes_elsewhere_too(tmp_path):
+    done = python(tmp_path, "vmamba.run", *TINY, "launcher=subprocess")
+    assert done.returncode == 0, done.stdout + done.stderr
+    sweep = only(tmp_path)
+    assert (sweep.path / "result.json").is_file() and (sweep.path / "jobs.jsonl").is_file()
+    (row,) = points(sweep.path)
+    assert row.state == "finished" and row.folder == sweep.path
+    assert json.loads((sweep.path / "manifest.json").read_text())["command"][0]
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [(["status", "{tmp}/none"], "no such folder"), (["resume", "{tmp}"], "not a sweep folder"), (["stop"], "--help")],
+)
+def test_a_mistake_is_one_line(words, part, tmp_path):
+    done = python(tmp_path, "vmamba.sweep", *(word.format(tmp=tmp_path) for word in words))
+    assert done.returncode == 2 and part in done.stderr and done.stderr.count("\n") == 1

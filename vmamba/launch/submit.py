@@ -1,0 +1,277 @@
+"""A sweep, or a single run elsewhere, from its words to its jobs.
+
+The order: compose and validate every point, write their run folders, make the tracking store with the parent run, copy
+the code, and only then let the first job start. What goes wrong before that leaves nothing behind.
+"""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from vmamba.config import rules
+from vmamba.config.compose import update
+from vmamba.config.errors import UserError
+from vmamba.config.schema import Launcher, Run
+from vmamba.engine.signals import Killed
+from vmamba.launch import local, pool, slurm, snapshot, table, turns
+from vmamba.launch.folder import SweepFolder
+from vmamba.launch.freeze import Frozen, freeze
+from vmamba.launch.points import points
+from vmamba.tracking.folder import RunFolder
+
+log = logging.getLogger("vmamba")
+
+
+def from_hydra(loader, config: DictConfig, words: list[list[str]], first: int) -> Sequence[JobReturn]:
+    """What Hydra's launcher does: points ``first``, ``first + 1``, … of the sweep in ``hydra.sweep.dir``.
+
+    A sweeper that learns from the results (not this project's) is waited for and given them. Leaves with 2 and one line
+    on a user's mistake, with 1 if a point failed.
+    """
+    learns = not str(config.hydra.sweeper._target_).startswith("hydra_plugins.vmamba_sweeps.")
+    sweep = SweepFolder(config.hydra.sweep.dir)
+    try:
+        frozen = freeze(lambda chosen: _composed(loader, config, chosen), words, cuda_there, first)
+        values = launch(sweep, frozen, wait=True if learns else None)
+    except UserError as mistake:
+        _forget(sweep)
+        print(f"vmamba: {mistake}", file=sys.stderr)
+        sys.exit(2)
+    if learns:
+        return [_returned(point, values.get(number)) for number, point in enumerate(words, first)]
+    if any(row.broken for row in points(sweep.path)):
+        sys.exit(1)
+    return []
+
+
+def single(cfg: DictConfig, run: Run, path: Path, words: list[str]) -> None:
+    """One run that ``launcher=`` sends elsewhere: a sweep of one point, in its own run folder."""
+    sweep = SweepFolder(path)
+    plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    launch(sweep, [Frozen(0, words, words, run, plain)], alone=True)
+    if any(row.broken for row in points(sweep.path)):
+        sys.exit(1)
+
+
+def cuda_there(run: Run) -> bool | None:
+    """Whether there will be a GPU where the points of this run's launcher run."""
+    if run.launcher.kind == "slurm":
+        return run.launcher.gpus != 0
+    return False if run.launcher.gpus == 0 and run.launcher.kind == "subprocess" else rules.cuda_here()
+
+
+def launch(sweep: SweepFolder, frozen: list[Frozen], wait: bool | None = None, alone: bool = False) -> dict:
+    """Submits the points; returns the best metric of each that has ended by the time this returns.
+
+    ``wait`` overrides ``launcher.wait``; ``alone``: the sweep folder is the run folder of its only point.
+    """
+    launcher = plain(frozen[0].run.launcher)
+    store = None
+    try:
+        _check(launcher)
+        store = Store(sweep, frozen[0].run)
+        lines = _prepare(sweep, frozen, alone)
+        store.make(lines[0]["folder"])
+        if launcher["snapshot"] and launcher["kind"] != "local" and not sweep.code.is_dir():
+            snapshot.take(sweep.code)
+        return _go(sweep, lines, launcher, wait)
+    except UserError:
+        _forget(sweep)
+        raise
+    finally:
+        if store is not None:
+            store.close()
+
+
+def again(sweep: SweepFolder, lines: list[dict], launcher: dict) -> dict:
+    """Submits points once more, from their latest checkpoints; the caller holds the sweep's lock."""
+    for line in lines:
+        turns.afresh(sweep.run(line))
+    fresh = [
+        {key: line[key] for key in ("point", "overrides", "folder")}
+        | {"attempt": line["attempt"] + 1, "launcher": launcher["kind"]}
+        for line in lines
+    ]
+    return _go(sweep, fresh, launcher, None)
+
+
+def changed(launcher: dict, words: list[str]) -> dict:
+    """The settings of a launcher with ``launcher.key=value`` words on them; ``launcher=kind`` takes another one."""
+    cfg = OmegaConf.create({"launcher": OmegaConf.merge(OmegaConf.structured(Launcher), launcher)})
+    OmegaConf.set_struct(cfg, True)
+    for word in words:
+        if word.startswith("launcher="):
+            word = word.replace("launcher=", "launcher.kind=", 1)
+        if not word.startswith("launcher."):
+            raise UserError(f"{word}: a sweep keeps its runs as they are; what can change is launcher.key=value")
+        update(cfg, word)
+    launcher = plain(OmegaConf.to_object(cfg.launcher))
+    _check(launcher)
+    return launcher
+
+
+def plain(launcher: Launcher) -> dict:
+    """The launcher's settings in JSON's types."""
+    return OmegaConf.to_container(OmegaConf.structured(launcher), enum_to_str=True)
+
+
+def _prepare(sweep: SweepFolder, frozen: list[Frozen], alone: bool) -> list[dict]:
+    """The folders of sweep and points. Returns the lines for ``jobs.jsonl``, still without job ids."""
+    run, launcher = frozen[0].run, frozen[0].run.launcher
+    lines = []
+    for point in frozen:
+        name = "." if alone else str(point.number)
+        line = {
+            "point": point.number,
+            "attempt": 1,
+            "launcher": str(launcher.kind),
+            "overrides": point.own,
+            "folder": name,
+        }
+        folder = sweep.run(line)
+        with open_dict(point.cfg):
+            point.cfg.outputs = str(Path(point.cfg.outputs).resolve())
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write_config(point.cfg, point.words)
+        folder.write_status("queued")
+        lines.append(line)
+    info = sweep.read_info() or {
+        "uid": uuid.uuid4().hex,
+        "name": sweep.path.name,
+        "created": time.time(),
+        "command": sys.argv[1:],
+        "cwd": os.getcwd(),
+        "python": sys.executable,
+        "metric": run.task.metric,
+        "higher_is_better": run.task.higher_is_better,
+        "stores": {},
+    }
+    varied = {word.partition("=")[0] for point in frozen for word in point.own}
+    info |= {
+        "launcher": plain(launcher),
+        "varied": sorted(varied | set(info.get("varied", []))),
+        "points": frozen[-1].number + 1,
+    }
+    sweep.write_info(info)
+    return lines
+
+
+def _go(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None) -> dict:
+    """Hands the lines to the launcher of their kind, and stays as long as it is to."""
+    wait = launcher["wait"] if wait is None else wait
+    if launcher["kind"] == "local":
+        sweep.submitted(local.submit(sweep, lines))
+        return _here(sweep, lines)
+    process = None
+    if launcher["kind"] == "slurm":
+        lines, wait = slurm.submit(sweep, lines, launcher), bool(wait)
+    else:
+        process, lines = pool.submit(sweep, lines, launcher)
+        sweep.submitted(lines)
+        pool.begin(process, lines, launcher)
+    table.show_submitted(lines)
+    print(f"sweep folder: {sweep.path}\n{table.commands(sweep.path)}", flush=True)
+    return _followed(sweep, process) if wait is not False else {}
+
+
+def _followed(sweep: SweepFolder, process) -> dict:
+    """Stays until the points have ended; Ctrl-C leaves the table, not the sweep."""
+    try:
+        rows = table.follow(sweep.path, 0.5 if process else 5.0)
+        if process:
+            process.wait()  # it writes the report
+        else:
+            pool.report(sweep)
+    except KeyboardInterrupt:
+        where = table.relative(sweep.path)
+        print(f"\nthe sweep goes on without this terminal; it ends with: python -m vmamba.sweep cancel {where}")
+        sys.exit(130)
+    table.show(rows)
+    return {row.number: row.value for row in rows if row.state == "finished"}
+
+
+def _here(sweep: SweepFolder, lines: list[dict]) -> dict:
+    try:
+        values = local.run(sweep, lines)
+    except (KeyboardInterrupt, Killed, SystemExit):
+        log.warning("the sweep goes on with: python -m vmamba.sweep resume %s", table.relative(sweep.path))
+        raise
+    finally:
+        pool.report(sweep)
+    table.show(points(sweep.path))
+    return values
+
+
+def _check(launcher: dict) -> None:
+    """UserError for what this machine cannot do, before anything is written."""
+    if launcher["kind"] == "slurm":
+        slurm.check()
+    elif launcher["kind"] == "subprocess":
+        pool.slots(launcher)
+
+
+class Store:
+    """Makes the tracking store, the experiment and the parent run, in a process that imports MLflow meanwhile."""
+
+    def __init__(self, sweep: SweepFolder, run: Run) -> None:
+        self.process = None
+        if run.tracking.store != "none":
+            command = [sys.executable, "-m", "vmamba.tracking.parent", str(sweep.path)]
+            pipe = subprocess.PIPE
+            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+
+    def make(self, first: str) -> None:
+        """Waits for it. ``first``: the folder of a point, whose configuration names the store."""
+        if self.process is None:
+            return
+        said, _ = self.process.communicate(first + "\n")
+        if self.process.returncode:
+            log.warning("MLflow: %s; the runs deliver when they can", said.strip() or "the store was not made")
+
+    def close(self) -> None:
+        """Ends a process that nothing was asked of."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.communicate("\n")
+
+
+def _forget(sweep: SweepFolder) -> None:
+    """Removes what a refused submission has written: the points that nothing has run in, and the folder if it is then
+    empty of anything else."""
+    if sweep.jobs.is_file() or not sweep.path.is_dir():
+        return
+    for folder in (sweep.path, *(path for path in sweep.path.iterdir() if path.name.isdigit())):
+        run = RunFolder(folder)
+        if run.read_status().get("state") == "queued" and "started" not in run.read_status():
+            for path in (run.config, run.overrides, run.status):
+                path.unlink(missing_ok=True)
+            if folder != sweep.path and not any(folder.iterdir()):
+                folder.rmdir()
+    for folder in (sweep.code, sweep.slurm):
+        shutil.rmtree(folder, ignore_errors=True)
+    for path in (sweep.info, sweep.pool_log):
+        path.unlink(missing_ok=True)
+    if {path.name for path in sweep.path.iterdir()} <= {"multirun.yaml", "run.log"}:
+        shutil.rmtree(sweep.path)
+
+
+def _composed(loader, config: DictConfig, words: list[str]) -> DictConfig:
+    cfg = loader.load_sweep_config(config, words)
+    OmegaConf.set_struct(cfg, False)
+    cfg.pop("hydra", None)
+    return cfg
+
+
+def _returned(words: list[str], value: float | None) -> JobReturn:
+    status = JobStatus.COMPLETED if value is not None else JobStatus.FAILED
+    outcome = JobReturn(overrides=words, status=status)
+    outcome.return_value = value if value is not None else RuntimeError("the point failed")
+    return outcome

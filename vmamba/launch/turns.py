@@ -1,0 +1,55 @@
+"""How often a point has been interrupted, and whether it may go on: kept in its ``status.json``, not by SLURM."""
+
+from vmamba.tracking.folder import RunFolder
+
+AGAIN = 75  # the exit code of a job that is to be run again (EX_TEMPFAIL)
+CANCEL = ".cancel"  # this file in a run folder: its job is to end, not to be put back
+
+
+def begin(folder: RunFolder, limit: int) -> bool:
+    """Whether the point is to run now: it is not if it has finished, was cancelled, or was cut off too often.
+
+    An attempt that ended without a word (SIGKILL, a lost node) is counted here.
+    """
+    status = folder.read_status()
+    if status.get("state") == "finished" or cancelled(folder):
+        return False
+    return status.get("state") not in ("running", "killed") or interrupted(folder, limit)
+
+
+def interrupted(folder: RunFolder, limit: int) -> bool:
+    """Counts an interruption and says how it stands: queued, and True, if the point may run again; else killed.
+
+    ``limit`` bounds the interruptions in a row between which no new checkpoint was written.
+    """
+    status, at = folder.read_status(), _newest(folder)
+    stuck = status.get("stuck", 0) + 1 if at == status.get("at") else 1
+    counts = {"preempted": status.get("preempted", 0) + 1, "stuck": stuck, "at": at}
+    if cancelled(folder):
+        folder.write_status("killed", error="cancelled", **counts)
+    elif stuck > limit:
+        why = f"interrupted {stuck} times without a new checkpoint in between (launcher.requeues={limit})"
+        folder.write_status("killed", error=why, **counts)
+    else:
+        folder.write_status("queued", **counts)
+        return True
+    return False
+
+
+def afresh(folder: RunFolder) -> None:
+    """Puts a point in the queue by hand: whatever ended it before is forgotten, its checkpoints are not."""
+    (folder.path / CANCEL).unlink(missing_ok=True)
+    folder.write_status("queued", stuck=0)
+
+
+def cancel(folder: RunFolder) -> None:
+    """Leaves word for the point's job, wherever it runs: it is not to come back."""
+    (folder.path / CANCEL).touch()
+
+
+def cancelled(folder: RunFolder) -> bool:
+    return (folder.path / CANCEL).exists()
+
+
+def _newest(folder: RunFolder) -> str | None:
+    return max((path.name for path in folder.checkpoints.glob("step_*.pt")), default=None)

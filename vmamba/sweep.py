@@ -1,0 +1,143 @@
+"""``python -m vmamba.sweep``: a sweep that was submitted, from any shell, at any time later.
+
+status FOLDER    how its points stand
+wait FOLDER      stay, with a live table, until all have ended
+resume FOLDER    submit again what is missing or failed, each from its latest checkpoint
+cancel FOLDER    end what is queued or running; a later resume goes on
+report FOLDER    write the table of results
+
+The exit code is 1 if a point failed or was killed, 2 for a mistake.
+"""
+
+import argparse
+import os
+import signal
+import sys
+from pathlib import Path
+
+from vmamba.config.errors import UserError
+from vmamba.launch import pool, queue, table, turns
+from vmamba.launch.folder import SweepFolder
+from vmamba.launch.points import ENDED, Point, points
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one subcommand; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except UserError as error:
+        print(f"vmamba sweep: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def status(folder: Path) -> int:
+    """Prints the table."""
+    rows = points(folder)
+    table.show(rows)
+    return _code(rows)
+
+
+def wait(folder: Path, seconds: float) -> int:
+    """Stays until every point has ended."""
+    points(folder)
+    rows = table.follow(folder, seconds)
+    table.show(rows)
+    return _code(rows)
+
+
+def resume(folder: Path, words: list[str]) -> int:
+    """Submits the points again that have failed, were killed or never began; those queued or running stay as they are.
+
+    ``words``: changes of the launcher, ``launcher.time=600``.
+    """
+    from vmamba.launch import submit
+
+    sweep = SweepFolder.existing(folder)
+    with sweep.lock():
+        rows, latest = points(folder), sweep.latest()
+        left = [latest[row.number] for row in rows if row.broken]
+        if not left:
+            print(f"nothing to resume: {table.summary(rows)}")
+            return 0
+        launcher = submit.changed(sweep.read_info()["launcher"], words)
+        submit.again(sweep, left, launcher)
+    return 0
+
+
+def cancel(folder: Path) -> int:
+    """Ends what has not ended: queued jobs at once, running ones after they have saved."""
+    sweep = SweepFolder.existing(folder)
+    rows, latest = points(folder), sweep.latest()
+    left = [row for row in rows if row.state not in ENDED]
+    if not left:
+        print(f"nothing to cancel: {table.summary(rows)}")
+        return 0
+    for row in left:
+        run = sweep.run(latest[row.number])
+        turns.cancel(run)
+        if row.state == "queued":
+            run.write_status("killed", error="cancelled")
+    jobs = [row.job for row in left if latest[row.number]["launcher"] == "slurm"]
+    if jobs:
+        queue.cancel(jobs)
+    for row in left:
+        if row.job not in jobs and row.state == "running":
+            _interrupt(sweep, latest[row.number], row)
+    print(f"cancelled {len(left)} of {len(rows)} points; they go on with: python -m vmamba.sweep resume {folder}")
+    return 0
+
+
+def report(folder: Path) -> int:
+    """Writes the table of results and says where."""
+    from vmamba.launch import report as writer
+
+    print(writer.report(folder))
+    return _code(points(folder))
+
+
+def _interrupt(sweep: SweepFolder, line: dict, row: Point) -> None:
+    pid = sweep.run(line).read_status().get("pid")
+    if line.get("host") and line["host"] != os.uname().nodename:
+        raise UserError(f"point {row.number} runs on {line['host']}: cancel it there")
+    if pid and pool.alive(f"{pid}.0"):
+        os.kill(pid, signal.SIGTERM)
+
+
+def _code(rows: list[Point]) -> int:
+    return int(any(row.broken for row in rows))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage."""
+
+    def error(self, message: str):
+        self.exit(2, f"vmamba sweep: {message}; see --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m vmamba.sweep", description="A sweep that was submitted.")
+    commands = parser.add_subparsers(
+        required=True, metavar="{status,wait,resume,cancel,report}", dest="command", parser_class=_Parser
+    )
+
+    def command(name: str, what: str, run) -> argparse.ArgumentParser:
+        found = commands.add_parser(name, help=what, description=what)
+        found.add_argument("folder", type=Path, metavar="FOLDER", help="outputs/sweep-NAME-DATE_TIME")
+        found.set_defaults(run=run)
+        return found
+
+    command("status", "how the points stand", lambda given: status(given.folder))
+    stay = command("wait", "stay until all points have ended", lambda given: wait(given.folder, given.seconds))
+    stay.add_argument("--seconds", type=float, default=5.0, help="between two looks; default: %(default)s")
+    more = command("resume", "submit again what failed or never ran", lambda given: resume(given.folder, given.words))
+    more.add_argument("words", nargs="*", metavar="launcher.KEY=VALUE", help="changes, e.g. launcher.time=600")
+    command("cancel", "end what is queued or running", lambda given: cancel(given.folder))
+    command("report", "write the table of results", lambda given: report(given.folder))
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
