@@ -22,6 +22,7 @@ from vmamba.config.points import FILES
 COMMANDS = {
     "bench": "vmamba.bench.__main__",
     "compare": "vmamba.compare.__main__",
+    "export_config": "vmamba.export_config",
     "sweep": "vmamba.sweep",
     "track": "vmamba.track",
 }
