@@ -127,3 +127,18 @@ def test_the_link_names_exactly_the_delivered_runs(sweep):
     link = compare_link(collect([sweep]), "http://127.0.0.1:5000/")
     assert link == "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22r0%22%2C%20%22r3%22%5D&experiments=%5B%227%22%5D"
     assert compare_link(collect([sweep / "1"]), "http://x") == ""
+
+
+def test_the_report_goes_beside_the_parent_run(sweep, tmp_path, capsys):
+    from vmamba.tracking import store
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = store.connect(uri)
+    run = client.create_run(store.experiment(client, uri, "vmamba", tmp_path)).info.run_id
+    (sweep / "sweep.json").write_text(json.dumps({"stores": {uri: run, "http://127.0.0.1:9": "gone"}}))
+    assert main([str(sweep)]) == 0
+    said = capsys.readouterr()
+    assert f"parent run {run}" in said.out
+    assert "not put into MLflow: no MLflow server answers at http://127.0.0.1:9" in said.err
+    stored = {file.path for file in client.list_artifacts(run, "report")}
+    assert stored == {"report/report.md", "report/report.csv", "report/report.html"}

@@ -14,6 +14,7 @@ from vmamba.compare import report, store_runs
 from vmamba.compare.points import collect, is_run
 from vmamba.config.errors import UserError
 from vmamba.tracking import store, ui
+from vmamba.tracking.atomic import read_json
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -47,12 +48,24 @@ def _run(given: argparse.Namespace) -> int:
         print(f"MLflow's page on these runs: {link}")
         if not uri.startswith("http") and not given.open:
             print(f"  (start it first: {ui.command(uri, given.port)}; or add --open)")
+    if sweep:
+        _beside_parent(sweep, done)
     if given.open:
         if link and not uri.startswith("http"):
             ui.ensure(uri, given.port)
         for page in filter(None, (done.html.resolve().as_uri(), link)):
             webbrowser.open(page)
     return 0
+
+
+def _beside_parent(sweep: Path, done: report.Report) -> None:
+    """Puts the report into the sweep's parent run; a store that fails costs one line."""
+    for uri, run in (read_json(sweep / "sweep.json").get("stores") or {}).items():
+        try:
+            store_runs.log_report(uri, run, done.markdown, done.csv, done.html)
+            print(f"also in MLflow, under report/ of the parent run {run}")
+        except store.NotDelivered as error:
+            print(f"not put into MLflow: {error}", file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
