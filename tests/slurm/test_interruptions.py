@@ -17,7 +17,7 @@ from vmamba.engine import checkpoint
 from vmamba.launch.folder import SweepFolder
 from vmamba.tracking.folder import RunFolder
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 WORDS = [
     "task.entry=slow_task:Slow", "model.depths=[1,1]", "model.dims=[8,16]", "data.img_size=16", "recipe.epochs=2",
     "scan=naive", "log_every=1", "checkpoint.every_steps=5", "tracking=none", "device=cpu", "launcher=slurm",

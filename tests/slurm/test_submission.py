@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from test_interruptions import WORDS
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 
 def test_a_dead_controller_is_one_line_and_leaves_nothing(cluster, project):
