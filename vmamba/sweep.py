@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 from vmamba.config.errors import UserError
+from vmamba.config.words import Parser
 from vmamba.launch import pool, queue, table, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.points import ENDED, Point, points
@@ -110,17 +111,10 @@ def _code(rows: list[Point]) -> int:
     return int(any(row.broken for row in rows))
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str):
-        self.exit(2, f"vmamba sweep: {message}; see --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m vmamba.sweep", description="A sweep that was submitted.")
+    parser = Parser(prog="python -m vmamba.sweep", description="A sweep that was submitted.")
     commands = parser.add_subparsers(
-        required=True, metavar="{status,wait,resume,cancel,report}", dest="command", parser_class=_Parser
+        required=True, metavar="{status,wait,resume,cancel,report}", dest="command", parser_class=Parser
     )
 
     def command(name: str, what: str, run) -> argparse.ArgumentParser:

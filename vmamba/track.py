@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from vmamba.config.errors import UserError
+from vmamba.config.words import Parser
 from vmamba.tracking import feeder
 from vmamba.tracking import ui as server
 from vmamba.tracking.describe import config_of
@@ -76,15 +77,8 @@ def ui(outputs: Path, uri: str | None, port: int) -> int:
     os.execv(command[0], command)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str):
-        self.exit(2, f"vmamba track: {message}; see --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m vmamba.track", description="Run folders into MLflow, and looking at them.")
+    parser = Parser(prog="python -m vmamba.track", description="Run folders into MLflow, and looking at them.")
     commands = parser.add_subparsers(required=True, metavar="{sync,ui}", dest="command")
     one = commands.add_parser("sync", help="deliver run folders to MLflow (again); nothing is stored twice")
     one.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="a run folder")

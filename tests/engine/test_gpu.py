@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import Stop, StopAt
 from tiny_task import config, everything_random, train
 
 from vmamba.config.schema import Limit
 from vmamba.engine import checkpoint
-from vmamba.engine.hooks import Hook
 from vmamba.engine.nan_guard import NotFinite
 from vmamba.tracking.folder import RunFolder
 
@@ -22,19 +22,6 @@ HERE = Path(__file__).parent
 
 def newest(path: Path) -> dict:
     return checkpoint.load_newest(path / "checkpoints")[1]
-
-
-class Stop(Exception):
-    pass
-
-
-class StopAt(Hook):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, loop, seconds) -> None:
-        if loop.state.step == self.step:
-            raise Stop
 
 
 @pytest.mark.parametrize("amp", ["bf16", "fp16", "fp32"])

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from stopping import Stop, StopAt
 from tiny_task import KillAt, config, everything_random, train
 
 from vmamba.config.errors import UserError
 from vmamba.engine import checkpoint
-from vmamba.engine.hooks import Hook
 from vmamba.engine.signals import Killed
 from vmamba.tracking.folder import RunFolder
 
@@ -58,19 +58,6 @@ def test_killed_mid_epoch_and_resumed_is_bit_equal(tmp_path, uninterrupted, name
     for ours, theirs in zip(records, expected, strict=True):
         for metric in ("val/loss", "val/acc1", "val_raw/loss"):
             assert ours["metrics"].get(metric) == theirs["metrics"].get(metric)
-
-
-class Stop(Exception):
-    pass
-
-
-class StopAt(Hook):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, loop, seconds) -> None:
-        if loop.state.step == self.step:
-            raise Stop
 
 
 @pytest.mark.parametrize("changes", [{"data__workers": 1}, {"recipe__accumulate": 2}])

@@ -10,28 +10,15 @@ import pytest
 import torch
 from dense_trees import DET, SEG, run, task_of
 from PIL import Image
+from stopping import Stop, StopAt
 
 from vmamba.engine import checkpoint
-from vmamba.engine.hooks import Hook
 from vmamba.tracking.folder import RunFolder
 
 METRICS = {
     "det": {f"val/{kind}_{name}" for kind in ("bbox", "segm") for name in ("mAP", "AP50", "AP75")},
     "seg": {"val/mIoU", "val/mAcc", "val/aAcc"},
 }
-
-
-class Stop(Exception):
-    pass
-
-
-class StopAt(Hook):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step(self, loop, seconds) -> None:
-        if loop.state.step == self.step:
-            raise Stop
 
 
 def words(task: str, coco: Path, ade: Path, *more: str) -> list[str]:

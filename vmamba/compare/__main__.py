@@ -13,6 +13,7 @@ from pathlib import Path
 from vmamba.compare import report, store_runs
 from vmamba.compare.points import collect, is_run
 from vmamba.config.errors import UserError
+from vmamba.config.words import Parser
 from vmamba.tracking import store, ui
 from vmamba.tracking.atomic import read_json
 
@@ -68,15 +69,8 @@ def _beside_parent(sweep: Path, done: report.Report) -> None:
             print(f"not put into MLflow: {error}", file=sys.stderr)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, without the usage."""
-
-    def error(self, message: str):
-        self.exit(2, f"vmamba compare: {message}; see --help\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="python -m vmamba.compare", description="Compares runs: tables, plots, MLflow's own page.")
+    parser = Parser(prog="python -m vmamba.compare", description="Compares runs: tables, plots, MLflow's own page.")
     parser.add_argument("paths", nargs="*", type=Path, metavar="FOLDER", help="a sweep folder, or run folders")
     parser.add_argument("--runs", type=lambda text: text.split(","), default=[], metavar="ID,ID", help="MLflow run ids")
     parser.add_argument("--filter", default="", metavar="QUERY", help="an MLflow filter: \"tags.model = 'nano'\"")
