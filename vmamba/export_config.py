@@ -4,7 +4,6 @@ The stock tools of mmdet and mmseg load and run it wherever this package is inst
 ``custom_imports`` and holds nothing but dicts. Model, data, recipe and evaluation are the run's; the engine is theirs.
 """
 
-import argparse
 import shlex
 import sys
 from importlib import import_module
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from vmamba.config.compose import compose
 from vmamba.config.errors import UserError
+from vmamba.config.words import Parser
 from vmamba.tracking.atomic import write_text
 
 EXPORT = "vmamba_tasks.dense.export"  # reached by name: it needs torch
@@ -50,8 +50,8 @@ def write(overrides: list[str], out: Path | None = None) -> Path:
     return path
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vmamba.export_config", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="python -m vmamba.export_config", description=__doc__)
     parser.add_argument("overrides", nargs="+", metavar="key=value", help="as of python -m vmamba.run: task=det …")
     parser.add_argument("--out", type=Path, help="the file to write (default: <task>-<model>-<data>.py)")
     return parser

@@ -7,6 +7,7 @@ import torch
 
 from vmamba.bench import report
 from vmamba.bench.__main__ import main
+from vmamba.bench.engine import covered
 from vmamba.bench.speed_history import MODEL, build, steps
 
 
@@ -63,7 +64,7 @@ def test_numbers_go_to_mlflow(tmp_path):
 
     rows, uri = [{"op": "scan", "fwd_ms": 1.5, "note": None}], f"sqlite:///{tmp_path}/mlflow.db"
     path = report.save("ops", "card", rows, tmp_path, {"batch": 2})
-    report.to_mlflow("ops", rows, {"batch": 2}, path, uri)
+    report.to_mlflow("ops", rows, {"batch": 2}, [path], uri)
     (run,) = mlflow.MlflowClient(uri).search_runs(["1"])
     assert run.data.metrics == {"scan/fwd_ms": 1.5} and run.data.params == {"batch": "2"}
 
@@ -78,3 +79,25 @@ def test_models_small_form(tmp_path, capsys):
     capsys.readouterr()
     assert main(["models", "--small", "--device", "cpu", "--modes", "fast"]) == 2
     assert "--modes fast: unknown. Choose from: eager, default, reduce-overhead." in capsys.readouterr().err
+
+
+def test_scaling_small_form_adds_to_the_days_table_and_draws_it(tmp_path):
+    for _ in range(2):
+        assert main(["scaling", "--small", "--device", "cpu", "--out", str(tmp_path), "--add"]) == 0
+    rows = report.read(next(tmp_path.glob("scaling_cpu-*.csv")))
+    assert [row["size"] for row in rows] == [32, 32, 64, 64] * 2
+    for row in rows:
+        assert row["batch"] * row["size"] ** 2 == 2 * 64**2
+        assert row["Mpixels_per_s"] == pytest.approx(row["images_per_s"] * row["size"] ** 2 / 1e6)
+    assert next(tmp_path.glob("scaling_cpu-*.png")).stat().st_size > 10_000
+
+
+def test_engine_small_form(tmp_path):
+    assert main(["engine", "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    (row,) = report.read(next(tmp_path.glob("engine_cpu-*.csv")))
+    assert row["images_per_s"] == pytest.approx(2e3 / row["ms"]) and row["idle_%"] is None
+    assert row["model"] == "vmamba_nano" and row["data"] == "synthetic"
+
+
+def test_time_in_which_something_ran():
+    assert covered([(5, 6), (0, 2), (1, 3), (1, 2), (3, 4)]) == (5, 6)

@@ -1,11 +1,11 @@
 """``python -m vmamba.bench``: speed of ops and models on the machine at hand, parameters and FLOPs anywhere."""
 
-import argparse
 import sys
 from importlib import import_module
 from pathlib import Path
 
 from vmamba.config.errors import UserError
+from vmamba.config.words import Parser
 
 MODULES = {
     "ops": "vmamba.bench.ops",
@@ -14,10 +14,17 @@ MODULES = {
     "parity": "vmamba.bench.parity",
     "speed_history": "vmamba.bench.speed_history",
     "models": "vmamba.bench.models",
+    "scaling": "vmamba.bench.scaling",
+    "engine": "vmamba.bench.engine",
     "complexity": "vmamba.bench.complexity",
     "dense": "vmamba_tasks.dense.bench",
 }
-OPTIONS = {"models": ("only", "modes", "dtype", "scan", "workers"), "dense": ("scan",)}
+OPTIONS = {
+    "models": ("only", "modes", "dtype", "scan", "workers"),
+    "scaling": ("only", "modes", "dtype", "scan", "workers"),
+    "engine": ("modes", "dtype", "scan"),
+    "dense": ("scan",),
+}
 COUNTED = ("complexity", "parity")  # nothing is timed, so a CPU does for all of it
 
 
@@ -26,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     given = _parser().parse_args(argv)
     import torch
 
-    from vmamba.bench import report
+    from vmamba.bench import plots, report
     from vmamba.bench.measure import card
 
     if given.device == "cuda" and not torch.cuda.is_available():
@@ -44,26 +51,33 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     conditions = {"card": card(device), "small": given.small} | conditions
     report.show(rows)
-    path = report.save(given.what, card(device), rows, given.out, conditions)
-    print(f"written to {path}")
+    path = report.save(given.what, card(device), rows, given.out, conditions, given.add)
+    picture = plots.draw(given.what, report.read(path), path)
+    written = [path, *([picture] if picture else [])]
+    print(f"written to {', '.join(map(str, written))}")
     if given.mlflow:
-        report.to_mlflow(given.what, rows, conditions, path, given.mlflow)
+        report.to_mlflow(given.what, rows, conditions, written, given.mlflow)
         print(f"recorded in {given.mlflow}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vmamba.bench", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="python -m vmamba.bench", description=__doc__)
     parser.add_argument("what", choices=[*MODULES])
     parser.add_argument("--small", action="store_true", help="tiny shapes, seconds on a CPU: shows that it runs")
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the GPU where there is one")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of the CSV (default: %(default)s)")
     parser.add_argument("--mlflow", metavar="URI", help="also record it there, e.g. sqlite:////path/mlflow.db")
-    parser.add_argument("--only", default="", metavar="NAME,...", help="models: these alone")
-    parser.add_argument("--modes", default="", metavar="MODE,...", help="models: eager, default, reduce-overhead")
-    parser.add_argument("--dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="models: autocast's")
-    parser.add_argument("--scan", default="auto", help="models, dense: our models' backend (default: %(default)s)")
-    parser.add_argument("--workers", type=int, help="models: processes that compile at a time")
+    parser.add_argument("--add", action="store_true", help="keep the rows that today's CSV has")
+    parser.add_argument("--only", default="", metavar="NAME,...", help="models, scaling: these alone")
+    parser.add_argument(
+        "--modes", default="", metavar="MODE,...", help="models, scaling, engine: of eager, default, reduce-overhead"
+    )
+    parser.add_argument(
+        "--dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="models, scaling, engine: autocast's"
+    )
+    parser.add_argument("--scan", default="auto", help="our models' backend (default: %(default)s)")
+    parser.add_argument("--workers", type=int, help="models, scaling: processes that compile at a time")
     return parser
 
 

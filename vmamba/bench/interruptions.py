@@ -9,7 +9,6 @@ Every life is delivered to MLflow when it has ended, by one process that stays; 
 starts itself, while it trains. Exit code 1 if anything differs; the folders of such runs are kept.
 """
 
-import argparse
 import multiprocessing
 import os
 import random
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from vmamba.bench import report
 from vmamba.bench.measure import card
+from vmamba.config.words import Parser
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.store import connect
 
@@ -219,8 +219,8 @@ def _row(kind: str, runs: list[Told]) -> report.Row:
     }
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vmamba.bench.interruptions", description=__doc__)
+def _parser() -> Parser:
+    parser = Parser(prog="python -m vmamba.bench.interruptions", description=__doc__)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0, help="of the steps and moments (default: %(default)s)")
     parser.add_argument("--out", type=Path, help="folder for a CSV of the table")

@@ -21,25 +21,43 @@ def show(rows: list[Row]) -> None:
         print("  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)))
 
 
-def save(kind: str, card: str, rows: list[Row], folder: Path, conditions: Row) -> Path:
-    """Writes ``<kind>_<card>_<date>.csv``, every row with the conditions it was measured under."""
+def save(kind: str, card: str, rows: list[Row], folder: Path, conditions: Row, add: bool = False) -> Path:
+    """Writes ``<kind>_<card>_<date>.csv``, every row with the conditions it was measured under.
+
+    With ``add``, the rows join those that the file of the day has.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{kind}_{card}_{datetime.date.today():%Y-%m-%d}.csv"
     conditions = conditions | {"torch": version("torch"), "triton": _version("triton")}
     conditions["python"] = sys.version.split()[0]
+    there = read(path) if add and path.is_file() else []
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], *conditions])
         writer.writeheader()
+        writer.writerows(there)
         writer.writerows({**row, **conditions} for row in rows)
     return path
 
 
-def to_mlflow(kind: str, rows: list[Row], conditions: Row, path: Path, uri: str) -> None:
-    """One run: the conditions as params, every number of every named row as a metric, the CSV as an artifact."""
+def read(path: Path) -> list[Row]:
+    """The rows of such a CSV: an empty cell as None, a number as a float, anything else as its text."""
+    with open(path, newline="") as file:
+        return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(text: str) -> Any:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return text
+
+
+def to_mlflow(kind: str, rows: list[Row], conditions: Row, paths: list[Path], uri: str) -> None:
+    """One run: the conditions as params, every number of every named row as a metric, the files as artifacts."""
     uri = store.absolute(uri, Path.cwd())
     client = store.connect(uri)
-    experiment = store.experiment(client, uri, "vmamba-bench", path.parent.resolve())
-    run = client.create_run(experiment, run_name=path.stem, tags={"bench": kind}).info.run_id
+    experiment = store.experiment(client, uri, "vmamba-bench", paths[0].parent.resolve())
+    run = client.create_run(experiment, run_name=paths[0].stem, tags={"bench": kind}).info.run_id
     for name, value in conditions.items():
         client.log_param(run, name, value)
     for row in rows:
@@ -47,7 +65,8 @@ def to_mlflow(kind: str, rows: list[Row], conditions: Row, path: Path, uri: str)
         for name, value in row.items():
             if isinstance(value, float):
                 client.log_metric(run, _clean(f"{label}/{name}"), value)
-    client.log_artifact(run, str(path))
+    for path in paths:
+        client.log_artifact(run, str(path))
     client.set_terminated(run)
 
 

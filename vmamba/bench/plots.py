@@ -1,0 +1,68 @@
+"""Pictures of the tables that are read better as one: PNG beside the CSV."""
+
+from pathlib import Path
+
+from vmamba.bench.report import Row
+
+COLOURS = {"eager": "#9ecae1", "default": "#3182bd", "reduce-overhead": "#08306b"}
+
+
+def draw(kind: str, rows: list[Row], path: Path) -> Path | None:
+    """Draws the table to ``path`` with the suffix .png; None for a kind that has no picture."""
+    if kind not in DRAWN or not any(row["images_per_s"] for row in rows):
+        return None
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=DRAWN[kind][1], layout="constrained")
+    DRAWN[kind][0](figure, [row for row in rows if row["images_per_s"]])
+    first = rows[0]
+    figure.suptitle(f"{path.stem.replace('_', ' ')}, {first['amp']}, random images on the device", fontsize=10)
+    target = path.with_suffix(".png")
+    figure.savefig(target, dpi=120)
+    return target
+
+
+def _models(figure, rows: list[Row]) -> None:
+    """Two panels, evaluation and training: a bar for every model and compile mode."""
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    modes = [mode for mode in COLOURS if any(row["compile"] == mode for row in rows)]
+    height = 0.8 / len(modes)
+    for axes, phase in zip(figure.subplots(1, 2, sharey=True), ("eval", "train"), strict=True):
+        for offset, mode in enumerate(modes):
+            found = {
+                row["model"]: row["images_per_s"] for row in rows if (row["phase"], row["compile"]) == (phase, mode)
+            }
+            places = [names.index(name) + (offset - (len(modes) - 1) / 2) * height for name in found]
+            bars = axes.barh(places, found.values(), height, color=COLOURS[mode], label=mode)
+            axes.bar_label(bars, fmt="{:,.0f}", fontsize=6, padding=2)
+        axes.set(title=phase, xlabel="images/s", yticks=range(len(names)))
+        axes.set_yticklabels(names, fontsize=7)
+        axes.margins(x=0.15)
+    axes.invert_yaxis()
+    axes.legend(title="compile", fontsize=7, title_fontsize=7)
+
+
+def _scaling(figure, rows: list[Row]) -> None:
+    """Pixels a second over the side of the image, and memory an image, for every model and compile mode."""
+    lines = dict.fromkeys((row["model"], row["compile"]) for row in rows)
+    with_memory = any(row["memory_GB"] for row in rows)
+    panels = figure.subplots(1, 2 + with_memory)
+    sides = sorted({row["size"] for row in rows})
+    for line in lines:
+        own = [row for row in rows if (row["model"], row["compile"]) == line]
+        for axes, phase in zip(panels, ("eval", "train"), strict=False):
+            points = [(row["size"], row["Mpixels_per_s"]) for row in own if row["phase"] == phase]
+            axes.plot(*zip(*points, strict=True), marker="o", label=", ".join(line))
+            axes.set(title=phase, ylabel="megapixels/s", ylim=(0, None))
+        memory = [(r["size"], r["memory_GB"] / r["batch"]) for r in own if r["phase"] == "train" and r["memory_GB"]]
+        if memory:
+            panels[2].loglog(*zip(*memory, strict=True), marker="o")
+            panels[2].set(title="train", ylabel="memory an image (GB)")
+    for axes in panels:
+        axes.set_xlabel("side of the image (pixels)")
+        axes.set_xticks(sides, [f"{side:.0f}" for side in sides], fontsize=7)
+        axes.minorticks_off()
+    panels[0].legend(fontsize=7)
+
+
+DRAWN = {"models": (_models, (11, 8)), "scaling": (_scaling, (13, 4.2))}

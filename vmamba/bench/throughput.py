@@ -1,0 +1,215 @@
+"""How many images a second a network takes, and its memory, parameters and FLOPs: one row an evaluation or training.
+
+A training step is forward, backward and fused AdamW under autocast (with gradient scaling for float16) on random images
+that lie on the device; an evaluation step is a forward. Processes of their own compile side by side; when all of them
+have, they measure one at a time. Memory is the most that torch had allocated in a step; with CUDA graphs it misses
+their pool.
+"""
+
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import nn
+
+from vmamba.bench.complexity import fake, flops, millions
+from vmamba.bench.report import Row
+from vmamba.config.errors import UserError
+from vmamba.models import create_model, list_models
+
+TIMM = (
+    "deit_small_patch16_224",
+    "deit_base_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "swin_small_patch4_window7_224",
+    "swin_base_patch4_window7_224",
+    "convnext_tiny",
+)
+MODES = ("eager", "default", "reduce-overhead")  # the last two are torch.compile's
+Call = Callable[[torch.Tensor], torch.Tensor]
+RESULTS = ("ms", "images_per_s", "memory_GB", "first_s")
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process measures."""
+
+    model: str
+    mode: str
+    dtype: str
+    batch: int
+    side: int
+    repeats: int
+    device: str
+    scan: str = "auto"
+
+
+def measured(jobs: list[Job], workers: int | None) -> list[Row]:
+    """The rows of all jobs, in their order; ``workers``: processes that compile at a time, None: one for four CPUs."""
+    rows = {}
+    for job, found in _all(jobs, workers or max(1, (os.cpu_count() or 1) // 4)):
+        rows[job] = found
+        for row in found:
+            said = f"{row['images_per_s']:,.0f} img/s" if row["images_per_s"] else row["note"]
+            print(f"{job.model} {job.side} {row['phase']} {job.mode}: {said}", file=sys.stderr, flush=True)
+    return [row for job in jobs for row in rows[job]]
+
+
+def conditions(device: torch.device) -> Row:
+    """What every row shares."""
+    return {"optimizer": "fused AdamW" if device.type == "cuda" else "AdamW", "data": "random, on the device"}
+
+
+def chosen(flag: str, given: str, default: tuple[str, ...], known: tuple[str, ...]) -> list[str]:
+    """The names given by commas, or the default. UserError for one that is not ``known``."""
+    names = given.split(",") if given else list(default)
+    for name in names:
+        if name not in known:
+            raise UserError(f"{flag} {name}: unknown. Choose from: {', '.join(known)}.")
+    return names
+
+
+def _all(jobs: list[Job], workers: int):
+    """The rows of every job, as they come."""
+    if jobs[0].device == "cpu":
+        yield from ((job, measure(job, nullcontext(), lambda: None)) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    with context.Manager() as manager:
+        for group in (jobs[i : i + workers] for i in range(0, len(jobs), workers)):
+            lock, barrier = manager.Lock(), manager.Barrier(len(group))
+            with ProcessPoolExecutor(len(group), context, max_tasks_per_child=1) as pool:
+                waited = {pool.submit(measure, job, lock, barrier.wait): job for job in group}
+                for done in as_completed(waited):
+                    yield waited[done], done.result()
+
+
+def measure(job: Job, lock: Any, ready: Callable[[], Any]) -> list[Row]:
+    """The evaluation row and the training row of one job.
+
+    ``ready`` is called once when all is compiled and returns when the other processes are as far; ``lock`` is held
+    while the clock runs.
+    """
+    device, cuda = torch.device(job.device), job.device != "cpu"
+    if cuda:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    torch.manual_seed(0)
+    ours = job.model in list_models()
+    # timm's attention has tables of the map's size; ours and ConvNeXt take any
+    sized = {"img_size": job.side} if job.model.startswith(("swin", "deit")) else {}
+    counted = create_model(job.model, **sized).eval()  # on the CPU, where the fused scan is not
+    with fake():
+        count, _ = flops(lambda: counted(torch.empty(1, 3, job.side, job.side)))
+    network = create_model(job.model, **({"backend": job.scan} if ours else sized))
+    common = {"model": job.model, "params_M": millions(network), "GFLOPs": count / 1e9, "batch": job.batch}
+    common |= {"size": job.side, "amp": job.dtype, "tf32": cuda, "layout": "channels_last", "compile": job.mode}
+    common |= {"scan": job.scan if ours else ""}
+    network = network.to(device, memory_format=torch.channels_last)
+    images = torch.randn(job.batch, 3, job.side, job.side, device=device).contiguous(memory_format=torch.channels_last)
+    call = network if job.mode == "eager" else torch.compile(network, fullgraph=True, mode=job.mode)
+    steps = {"eval": _evaluation(call, images, job), "train": _training(network, call, images, job)}
+    rows = {phase: common | {"phase": phase} | dict.fromkeys(RESULTS) | {"note": ""} for phase in steps}
+
+    def first(phase: str) -> None:
+        began = time.perf_counter()
+        network.train(phase == "train")
+        for _ in range(4 if cuda else 1):
+            steps[phase]()
+        _wait(cuda)
+        rows[phase]["first_s"] = time.perf_counter() - began
+        if cuda:
+            torch.cuda.empty_cache()  # others compile on the same card
+
+    def timed(phase: str) -> None:
+        network.train(phase == "train")
+        ms, memory = _timed(steps[phase], job.repeats, cuda)
+        rows[phase] |= {"ms": ms, "images_per_s": job.batch / ms * 1e3, "memory_GB": memory}
+
+    for phase, row in rows.items():
+        _noted(row, partial(first, phase))
+    ready()
+    with lock:
+        for phase, row in rows.items():
+            _noted(row, partial(timed, phase))
+    return list(rows.values())
+
+
+def _noted(row: Row, action: Callable[[], None]) -> None:
+    """Does it; what goes wrong is the row's note: one model's failure leaves the others their rows."""
+    if row["note"]:
+        return
+    try:
+        action()
+    except Exception as error:
+        row["note"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def _evaluation(call: Call, images: torch.Tensor, job: Job):
+    @torch.no_grad()
+    def step() -> None:
+        with _autocast(job):
+            call(images)
+
+    return step
+
+
+def _training(network: nn.Module, call: Call, images: torch.Tensor, job: Job):
+    cuda = job.device != "cpu"
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=cuda)
+    scaler = torch.amp.GradScaler(images.device.type, enabled=job.dtype == "fp16")
+    labels = torch.arange(job.batch, device=images.device) % 10
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with _autocast(job):
+            loss = nn.functional.cross_entropy(call(images), labels)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+
+    return step
+
+
+def _autocast(job: Job):
+    kind = torch.device(job.device).type
+    return nullcontext() if job.dtype == "fp32" else torch.autocast(kind, DTYPES[job.dtype])
+
+
+def _wait(cuda: bool) -> None:
+    if cuda:
+        torch.cuda.synchronize()
+
+
+def _timed(step, repeats: int, cuda: bool) -> tuple[float, float | None]:
+    """The median milliseconds of a step from end to end, and the most memory (GB) it had."""
+    step()
+    _wait(cuda)
+    if not cuda:
+        times = []
+        for _ in range(repeats):
+            began = time.perf_counter()
+            step()
+            times.append((time.perf_counter() - began) * 1e3)
+        return statistics.median(times), None
+    torch.cuda.reset_peak_memory_stats()
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        step()
+        mark.record()
+    _wait(cuda)
+    times = [a.elapsed_time(b) for a, b in pairwise(marks)]
+    return statistics.median(times), torch.cuda.max_memory_allocated() / 1e9
