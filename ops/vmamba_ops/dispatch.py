@@ -1,6 +1,8 @@
 """Which backend runs an op here, said in one log line; a backend that cannot is refused with the remedy."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 
@@ -45,6 +47,20 @@ def _say(op: str, choice: str, device_type: str, why: str, level: int) -> None:
     if (op, choice, device_type) not in _said:
         _said.add((op, choice, device_type))
         log.log(level, "%s on %s: backend %s (%s)", op, device_type, choice, why)
+
+
+@contextmanager
+def unsaid() -> Iterator[None]:
+    """Choices made in here are not logged; they are at the next call, as if they had not been made before."""
+    before = set(_said)
+    log.disabled, shown = True, log.disabled
+    try:
+        yield
+    finally:
+        log.disabled = shown
+        _said.clear()
+        _said.update(before)
+        resolve.cache_clear()
 
 
 @cache

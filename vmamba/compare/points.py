@@ -15,7 +15,15 @@ from vmamba.tracking.describe import flat
 from vmamba.tracking.folder import RunFolder
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, where PyYAML has it
-MEASURES = ("images_per_s", "params_M", "GFLOPs", "memory_GB", "seconds")
+# entries of result.json, and what one of them is divided by to be read
+MEASURES = {
+    "images_per_s": 1.0,
+    "params": 1e6,
+    "gflops": 1.0,
+    "gpu_peak_gib": 1.0,
+    "rss_peak_gib": 1.0,
+    "seconds": 1.0,
+}
 
 
 @dataclass
@@ -49,15 +57,9 @@ class Point:
 
     @cached_property
     def measures(self) -> dict[str, float]:
-        """Of ``MEASURES`` those that were recorded; parameters in millions, FLOPs in 1e9, memory in 1e9 bytes."""
-        scales = {"params_M": ("params", 1e6), "GFLOPs": ("flops", 1e9), "memory_GB": ("memory_bytes", 1e9)}
-        found = {}
-        for name in MEASURES:
-            key, scale = scales.get(name, (name, 1.0))
-            value = self.result.get(key)
-            if isinstance(value, int | float):
-                found[name] = value / scale
-        return found
+        """Of ``MEASURES`` those that were recorded, parameters in millions."""
+        found = {name: self.result.get(name) for name in MEASURES}
+        return {name: value / MEASURES[name] for name, value in found.items() if isinstance(value, int | float)}
 
     def value(self, key: str) -> str:
         """What this run has for the override ``key``: as asked, else as its configuration says."""

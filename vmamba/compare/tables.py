@@ -9,11 +9,15 @@ from vmamba.compare.points import MEASURES, Point
 
 HEADS = {
     "images_per_s": "train images/s",
-    "params_M": "params (M)",
-    "GFLOPs": "GFLOPs",
-    "memory_GB": "memory (GB)",
+    "params": "params (M)",
+    "gflops": "GFLOPs",
+    "gpu_peak_gib": "GPU peak (GiB)",
+    "rss_peak_gib": "process peak (GiB)",
     "seconds": "seconds",
 }
+
+
+CSV = {"params": "params_M"}
 
 
 def header(rows: list[Group], keys: list[str], metric: str) -> list[str]:
@@ -92,7 +96,7 @@ def write_csv(path: Path, points: list[Point], keys: list[str], metric: str) -> 
     """One line a run: its axes, state, score and measures, exact numbers."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(["run", *keys, "state", metric, *MEASURES, "folder"])
+    table.writerow(["run", *keys, "state", metric, *(CSV.get(name, name) for name in MEASURES), "folder"])
     for point in points:
         measures = [point.measures.get(name, "") for name in MEASURES]
         score = point.score(metric)

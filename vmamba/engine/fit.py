@@ -7,7 +7,7 @@ import time
 import torch
 
 from vmamba.config.errors import UserError
-from vmamba.engine import compiling, seeding, weights
+from vmamba.engine import compiling, costs, seeding, weights
 from vmamba.engine.hooks import Hook, Pictures, Record
 from vmamba.engine.loop import Loop
 from vmamba.engine.precision import Precision
@@ -24,7 +24,8 @@ def run(cfg, folder, env, hooks: tuple[Hook, ...] = (), task=None) -> dict:
     ``hooks`` are added to the run's own (record, progress); ``task`` is what ``build_task`` gave, if it was called
     before. Returns, and rank 0 writes to ``result.json``:
     ``final`` and ``best`` metrics by name (``best`` with its ``step`` and ``epoch``), ``seconds`` and
-    ``train_seconds`` over all resumes, ``images_per_s`` of training, ``params``, ``epochs``, ``steps``.
+    ``train_seconds`` over all resumes, ``images_per_s`` of training, ``params``, ``epochs``, ``steps``, and what
+    ``costs.measured`` names.
     Raises UserError for a user's mistake, Killed (a SystemExit) after an interruption, NotFinite for a NaN loss.
     """
     task = task or build_task(cfg, env)
@@ -86,6 +87,7 @@ def _train(cfg, folder, env, task, hooks) -> dict:
         "train_seconds": state.train_seconds,
         "images_per_s": state.step * loop.total_batch / max(state.train_seconds, 1e-9),
         "params": parameters(loop.model),
+        **costs.measured(env.device, state.memory, loop.flops),
         "epochs": loop.epoch_fraction,
         "steps": state.step,
     }
@@ -95,7 +97,10 @@ def _evaluate(cfg, folder, env, task) -> dict:
     began = time.perf_counter()
     path = weights.find(cfg.ckpt)
     found = weights.load(path)
-    model = task.build_model().to(env.device)
+    model = task.build_model()
+    counted = costs.flops(task, model) if env.is_main else None
+    costs.forget_peak(env.device)
+    model.to(env.device)
     task.load_weights(model, found.state, f"ckpt={path} {found.written_by}".strip())
     precision = Precision(cfg.precision, env.device)
     _manifest(cfg, folder, env, task, model, precision)
@@ -117,6 +122,7 @@ def _evaluate(cfg, folder, env, task) -> dict:
         "best": metrics,
         "seconds": time.perf_counter() - began,
         "params": parameters(model),
+        **costs.measured(env.device, costs.peak(env.device), counted),
         "ckpt": str(path),
         "weights": found.kind,
     }

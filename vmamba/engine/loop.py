@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vmamba.config.errors import UserError
-from vmamba.engine import compiling, distributed, optim, seeding, state, weights
+from vmamba.engine import compiling, costs, distributed, optim, seeding, state, weights
 from vmamba.engine.checkpoint import Keeper
 from vmamba.engine.meter import Meter
 from vmamba.engine.nan_guard import NanGuard
@@ -39,6 +39,7 @@ class Loop:
         self.precision = Precision(cfg.precision, env.device)
         seeding.seed_all(cfg.seed)
         self.model = task.build_model()
+        self.flops = costs.flops(task, self.model) if env.is_main else None
         self.started = weights.start(task, self.model, cfg.init.ckpt) if cfg.init.ckpt else None
         self.model.to(env.device)
         self.ema = None
@@ -66,6 +67,7 @@ class Loop:
 
     def run(self) -> None:
         """Trains to the end, from where ``resume`` finds a checkpoint. Raises Killed when interrupted."""
+        costs.forget_peak(self.env.device)
         state.resume(self, self.cfg.resume, self.folder.checkpoints)
         self.saved = self.state.step
         self.began = time.perf_counter() - self.state.seconds
@@ -75,7 +77,7 @@ class Loop:
                 self._boundary()
                 while self.state.step < self.plan.stop:
                     self._epoch()
-                self.state.seconds = time.perf_counter() - self.began
+                self._account()
                 self._call("on_end")
         except BaseException as error:
             self._call("on_exception", error)
@@ -223,11 +225,15 @@ class Loop:
             return self.task.evaluate(model)
 
     def _save(self) -> None:
-        self.state.seconds = time.perf_counter() - self.began
+        self._account()
         content = state.everything(self)
         path = self._write(lambda: self.keeper.save(self.state.step, content))
         self.saved = self.state.step
         self._call("on_checkpoint", path)
+
+    def _account(self) -> None:
+        self.state.seconds = time.perf_counter() - self.began
+        self.state.memory = max(self.state.memory, costs.peak(self.env.device))
 
     def _write(self, action):
         """Does it on rank 0; a failure there is raised on every rank."""

@@ -23,6 +23,7 @@ class State:
     evaluated: int = -1  # the step of the last evaluation
     seconds: float = 0.0  # wall time, over all resumes
     train_seconds: float = 0.0  # of it, in updates
+    memory: int = 0  # the peak in bytes, see costs.peak
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # the newest of every name
     best: dict[str, float] = dataclasses.field(default_factory=dict)  # the best evaluation, with its step and epoch
 

@@ -40,6 +40,9 @@ class Task(Protocol):
     def compiled(self, model: nn.Module) -> nn.Module:
         """The part of the model that ``compile=true`` compiles: the whole, or what keeps its shapes."""
 
+    def flops(self, model: nn.Module) -> float | None:
+        """FLOPs of inference on one image of the size the task evaluates at; ``model`` is new, on the CPU. Optional."""
+
     def draw(self, path: Path) -> None:
         """Draws samples of the last evaluation, as PNG. Optional: a task without pictures does not have it."""
 

@@ -55,6 +55,14 @@ class Classification:
             img_size=cfg.data.img_size,
         )
 
+    def flops(self, model: nn.Module) -> float:
+        from vmamba.bench.complexity import fake, flops
+        from vmamba.models.counting import countable
+
+        channels, size = self.cfg.model.in_chans or self.cfg.data.in_chans, self.cfg.data.img_size
+        with countable(model), fake():
+            return flops(lambda: model(torch.empty(1, channels, size, size)))[0]
+
     def train_loader(self) -> EpochLoader:
         return loaders.training(self.cfg, self.env, self.train_set)
 

@@ -82,6 +82,17 @@ class Dense(ABC):
         """The part that ``compile=true`` compiles: heads and box arithmetic change shape with every image."""
         return model.backbone
 
+    @abstractmethod
+    def count(self, model: nn.Module) -> float | None:
+        """FLOPs of inference on one image, on fake tensors; None for an architecture that is not counted."""
+
+    def flops(self, model: nn.Module) -> float | None:
+        from vmamba.bench.complexity import fake
+        from vmamba.models.counting import countable
+
+        with countable(model), fake():
+            return self.count(model)
+
     def train_loader(self) -> EpochLoader:
         return data.training(self.cfg, self.env, self.train_set)
 

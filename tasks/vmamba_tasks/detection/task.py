@@ -20,6 +20,8 @@ class HeadsInFloat32:
     In bfloat16 the anchors' and boxes' coordinates would be rounded to 4 or 8 pixels, and NMS with them.
     """
 
+    features_autocast = False, torch.bfloat16  # until a forward pass has looked
+
     def forward(self, *args: Any, **kwargs: Any):
         kind = self._device_kind()
         self.features_autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
@@ -57,6 +59,16 @@ class Detection(Dense):
         kind = type(model)
         model.__class__ = type(kind.__name__, (HeadsInFloat32, kind), {})
         return model
+
+    def count(self, model: nn.Module) -> float | None:
+        """At 1280 x 800 where images are resized to COCO's usual size, as is the custom, else at the resized size."""
+        from vmamba_tasks.dense import complexity
+
+        if not (hasattr(model, "roi_head") and model.roi_head.with_mask):
+            return None
+        long, short = self.cfg.recipe.det.scale
+        height, width = complexity.DETECTOR if (long, short) == (1333, 800) else (short, long)
+        return complexity.detector(model, height, width)
 
     def train_loader(self) -> data.EpochLoader:
         """Batches of wide images only or tall images only."""

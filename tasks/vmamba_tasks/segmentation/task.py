@@ -30,6 +30,12 @@ class Segmentation(Dense):
     def own_model_config(self) -> dict:
         return config.model_config(self.cfg)
 
+    def count(self, model: nn.Module) -> float:
+        from vmamba_tasks.dense import complexity
+
+        width, height = self.cfg.recipe.seg.scale
+        return complexity.segmentor(model, height, width)
+
     def predict(self, model: nn.Module, batch) -> list:
         """With ``tta`` the mean of the softmax over scales and flips."""
         if not self.cfg.tta:
