@@ -16,7 +16,8 @@ from vmamba.tracking import ui as server
 from vmamba.tracking.describe import config_of
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.mlflow_view import View
-from vmamba.tracking.store import NotDelivered, absolute, locked, one_line, sqlite_path, uri_of
+from vmamba.tracking.refusals import NotDelivered, one_line
+from vmamba.tracking.store import absolute, locked, sqlite_path, uri_of
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -18,14 +18,12 @@ def folders(uri: str, *, ids: Iterable[str] = (), query: str = "", experiment: s
 
     UserError for an unknown run or experiment, a filter MLflow does not take, or runs whose folders are not here.
     """
-    from mlflow.exceptions import MlflowException
-
     client = store.connect(uri)
     try:
         with store.refusals(uri):
             runs = [client.get_run(run) for run in ids] if ids else _search(client, query, experiment)
-    except (MlflowException, store.NotDelivered) as error:
-        raise UserError(f"{uri}: {store.one_line(error)}") from error
+    except store.NotDelivered as error:
+        raise UserError(str(error)) from error
     if not runs:
         raise UserError(f"{uri}: no run fits --filter {query!r} in experiment {experiment}")
     paths = [Path(run.data.tags.get("run_folder", "")) for run in runs if "run_folder" in run.data.tags]

@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator
 
+from vmamba.config import secrets
 from vmamba.config.errors import UserError
 from vmamba.config.schema import Run
 from vmamba_ops.limits import NETWORK_LIMITS, unfit
@@ -18,6 +19,7 @@ def broken(run: Run, *, cuda: bool | None = None) -> Iterator[str]:
     """One line for every rule this run breaks, whatever its task and data."""
     yield from _run(run)
     yield from _launcher(run)
+    yield from _search(run)
     yield from _recipe(run)
     yield from _precision(run, cuda)
     if run.model.family == "vmamba":
@@ -84,10 +86,14 @@ def _run(run: Run) -> Iterator[str]:
         yield f"log_every={run.log_every}: must be at least 1"
     if run.resume not in ("auto", "never") and "/" not in run.resume and not run.resume.endswith(".pt"):
         yield f"resume={run.resume}: choose auto, never, or the path of a checkpoint of this project"
+    if line := secrets.in_uri("tracking.uri", run.tracking.uri):
+        yield line
 
 
 def _launcher(run: Run) -> Iterator[str]:
     there = run.launcher
+    if line := secrets.in_environment("launcher.env", list(there.env)):
+        yield line
     for key in ("nodes", "cpus", "time", "parallel", "tasks"):
         if (value := getattr(there, key)) is not None and value < 1:
             yield f"launcher.{key}={value}: must be at least 1"
@@ -99,6 +105,22 @@ def _launcher(run: Run) -> Iterator[str]:
             f"launcher.time={there.time} (minutes) with launcher.warning={there.warning} (seconds before the end, when "
             "a run saves): at least half of the time must be left to it, 10 s to the saving; take a longer time, or "
             f"launcher.warning={max(10, there.time * 20)}"
+        )
+
+
+def _search(run: Run) -> Iterator[str]:
+    search = run.search
+    if search.trials < 0 or (search.batch is not None and search.batch < 1):
+        yield f"search.trials={search.trials} search.batch={search.batch}: as many as there are to be, from 1"
+    if search.trials and (search.objective is None) != (search.minimize is None):
+        yield (
+            f"search.objective={search.objective} with search.minimize={search.minimize}: give both (minimize=true or "
+            "false), or neither for the task's own metric"
+        )
+    if search.trials and run.launcher.wait is False and run.launcher.kind != "local":
+        yield (
+            "search.trials with launcher.wait=false: a search learns from its results, so its process stays; leave "
+            "launcher.wait away, and start it under nohup or tmux (vmamba.sweep resume goes on with one that is gone)"
         )
 
 

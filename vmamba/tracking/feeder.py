@@ -22,7 +22,8 @@ from vmamba.tracking.atomic import read_json, write_json
 from vmamba.tracking.describe import config_of
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.mlflow_view import View
-from vmamba.tracking.store import NotDelivered, locked, one_line, probe, uri_of
+from vmamba.tracking.refusals import NotDelivered, one_line
+from vmamba.tracking.store import locked, probe, uri_of
 
 log = logging.getLogger("vmamba.feeder")
 INTERVAL = 3.0  # seconds between deliveries

@@ -13,8 +13,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from vmamba.config import secrets
 from vmamba.config.errors import UserError
 from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.refusals import NotDelivered, refusals
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 NETWORK_FILES = (
@@ -29,10 +31,6 @@ NETWORK_FILES = (
     "fuse.sshfs",
 )  # sqlite's WAL fails there
 LOCK_SECONDS = 120.0
-
-
-class NotDelivered(Exception):
-    """The store could not be reached or refused; the records stay in the run folder. One line."""
 
 
 def outputs_of(folder: RunFolder, config: dict) -> Path:
@@ -53,7 +51,9 @@ def uri_of(folder: RunFolder, config: dict, given: str | None = None) -> str:
 
 
 def absolute(uri: str, base: Path) -> str:
-    """Checks the kind of ``uri`` and makes a relative sqlite path absolute, from ``base``."""
+    """Makes a relative sqlite path absolute, from ``base``. UserError for a kind that is none, or a password in it."""
+    if line := secrets.in_uri("the tracking uri", uri):
+        raise UserError(line)
     scheme = uri.split(":", 1)[0].split("+", 1)[0] if ":" in uri else ""
     if scheme not in SCHEMES:
         raise UserError(
@@ -148,24 +148,6 @@ def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
 
 @contextmanager
-def refusals(uri: str) -> Iterator[None]:
-    """Turns what MLflow and the layers below it raise into ``NotDelivered`` with one line."""
-    try:
-        yield
-    except (NotDelivered, UserError):
-        raise
-    except ImportError as error:
-        raise NotDelivered(f"{uri}: this kind of store needs a package that is not here ({error})") from error
-    except Exception as error:
-        from mlflow.exceptions import MlflowException
-
-        below = type(error).__module__.split(".")[0] in ("sqlite3", "sqlalchemy", "requests", "alembic")
-        if not (below or isinstance(error, MlflowException | OSError)):
-            raise
-        raise NotDelivered(f"{uri}: {one_line(error)}") from error
-
-
-@contextmanager
 def patience(seconds: int) -> Iterator[None]:
     """Lets single requests to a server take ``seconds``, for uploads."""
     name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
@@ -189,15 +171,6 @@ def quiet() -> None:
         "GIT_PYTHON_REFRESH": "quiet",
     }.items():
         os.environ.setdefault(name, value)
-
-
-def one_line(error: BaseException) -> str:
-    """The first line of an error, cut to a readable length; of a request that got no answer, why."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    cause = re.search(r"Max retries exceeded.*Caused by (\w+)\(", text)
-    if cause:
-        return f"the server does not answer ({cause[1]})"
-    return text if len(text) <= 200 else text[:197] + "…"
 
 
 def _make(path: Path) -> None:
