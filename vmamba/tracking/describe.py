@@ -23,16 +23,15 @@ def config_of(folder: RunFolder) -> dict:
 
 
 def params(folder: RunFolder) -> dict[str, str]:
-    """The overrides as one param and every key of the configuration as another ("model.depths": "[2, 2, 5, 2]")."""
-    found = {"overrides": " ".join(_yaml(folder.overrides, list) or []) or "(none)"}
-    found |= {key_name(name): _text(value) for name, value in flat(config_of(folder)).items()}
+    """Every key of the configuration as a param ("model.depths": "[2, 2, 5, 2]"): MLflow compares runs by these."""
+    found = {key_name(name): _text(value) for name, value in flat(config_of(folder)).items()}
     return {
         name: value if len(value) <= LONGEST else value[: LONGEST - len(CUT)] + CUT for name, value in found.items()
     }
 
 
 def tags(folder: RunFolder) -> dict[str, str]:
-    """What runs are searched and grouped by. The git entries come with the manifest."""
+    """What runs are searched and grouped by: in a sweep its name and "axis.KEY". Git comes with the manifest."""
     config, manifest = config_of(folder), read_json(folder.manifest)
     git = manifest.get("git") or {}
     hardware = manifest.get("hardware") or {}
@@ -40,8 +39,11 @@ def tags(folder: RunFolder) -> dict[str, str]:
         group: (config.get(group) or {}).get("name")
         for group in ("model", "task", "forward_type", "norm", "data", "recipe")
     }
+    words = _yaml(folder.overrides, list) or []
     found = {
         **named,
+        **_place(folder, words),
+        "overrides": " ".join(map(str, words)) or "(none)",
         "scan": (config.get("scan") or {}).get("backend"),
         "seed": config.get("seed"),
         "mode": config.get("mode"),
@@ -57,6 +59,14 @@ def tags(folder: RunFolder) -> dict[str, str]:
         **((config.get("tracking") or {}).get("tags") or {}),
     }
     return {key_name(name): _text(value)[:5000] for name, value in found.items() if value is not None}
+
+
+def _place(folder: RunFolder, words: list) -> dict[str, str]:
+    """The sweep the run is a point of, and its value on every axis."""
+    sweep = read_json(folder.path.parent / "sweep.json")
+    asked = dict(str(word).lstrip("+").partition("=")[::2] for word in words)
+    axes = {f"axis.{key}": asked[key] for key in sweep.get("varied", []) if key in asked}
+    return {"sweep": sweep["name"], **axes} if sweep.get("name") else {}
 
 
 def final_metrics(folder: RunFolder) -> dict[str, float]:
