@@ -20,7 +20,20 @@ def test_small_form(tmp_path, capsys):
     told = {(row["task"], row["model"], row["phase"]) for row in rows}
     assert told == {(t, m, p) for t in ("det", "seg") for m in ("nano", "swin_tiny") for p in ("train", "test")}
     assert all(float(row["images_per_s"]) > 0 < float(row["backbone_ms"]) for row in rows)
-    assert str(path) in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert str(path) in told.out
+    assert sum(line.startswith("task=") for line in told.err.splitlines()) == len(rows), "each as it is measured"
+
+
+def test_parts_of_the_table(tmp_path, capsys):
+    words = ["dense", "--small", "--device", "cpu", "--out", str(tmp_path), "--only"]
+    assert main([*words, "seg", "--scan", "cpu,naive"]) == 0
+    rows = list(csv.DictReader(next(tmp_path.glob("*.csv")).open()))
+    assert [(row["task"], row["model"], row["scan"]) for row in rows[::2]] == [
+        ("seg", "nano", "cpu"), ("seg", "nano", "naive"), ("seg", "swin_tiny", ""),
+    ]  # fmt: skip
+    assert main([*words, "pose"]) == 2
+    assert "--only pose: unknown. Choose from: det, seg." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["det", "seg"])

@@ -5,9 +5,11 @@ detector's heads in float32), images arriving as bytes from the host, the optimi
 truths are made up. In testing a detector has all the work there can be: 1,000 proposals, all taken for objects.
 """
 
+import itertools
 import statistics
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,14 +17,17 @@ import numpy as np
 import torch
 
 from vmamba.bench.report import Row
+from vmamba.bench.throughput import chosen
 from vmamba.config.compose import compose
-from vmamba.engine import optim
+from vmamba.engine import compiling, optim
 from vmamba.engine.distributed import Env
 from vmamba.engine.fit import load_task
 from vmamba.engine.precision import Precision
 from vmamba_tasks.openmm import extras, parts
 
 MODELS = ("tiny", "swin_tiny")
+MODES = ("eager", "default")
+PHASES = ("test", "train")
 DATA = {"det": "coco", "seg": "ade20k"}
 SIZES = {"det": (800, 1280), "seg": (512, 512)}  # height, width
 BATCHES = {  # 2 images a GPU in training and 1 in testing are published; the others show the card full
@@ -37,25 +42,32 @@ SMALL = ["recipe.det.channels=16", "recipe.det.hidden=16", "recipe.det.proposals
 SMALL_SEG = ["recipe.seg.channels=16", "recipe.seg.aux_channels=16", "recipe.seg.crop=64"]
 
 
-def run(device: torch.device, small: bool, scan: str = "auto") -> tuple[list[Row], Row]:
+def run(
+    device: torch.device, small: bool, only: str = "", scan: str = "auto", modes: str = ""
+) -> tuple[list[Row], Row]:
     """The rows of the table, and their conditions. ``small``: nano and Swin with thin heads on images of 64 x 64.
 
-    ``scan``: VMamba's backend.
+    By commas, ``only``: det, seg (both); ``scan``: VMamba's backends; ``modes``: eager (alone), default (compiled).
     """
+    tasks, kinds = chosen("--only", only, DATA, DATA), chosen("--modes", modes, MODES[:1], MODES)
     for extra in DATA:
         extras.require(extra)
+    ours, *others = ("nano", "swin_tiny") if small else MODELS
+    networks = [(ours, backend) for backend in scan.split(",")] + [(name, "") for name in others]
     rows = []
-    for task in DATA:
-        for name in ("nano", "swin_tiny") if small else MODELS:
-            rows += _rows(task, name, device, small, scan)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
-    return rows, {"amp": "bf16" if device.type == "cuda" else "fp32", "scan": scan}
+    for task, mode, network in itertools.product(tasks, kinds, networks):
+        for row in _rows(task, *network, mode, device, small):
+            print(*(f"{key}={_short(value)}" for key, value in row.items()), file=sys.stderr, flush=True)
+            rows.append(row)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    return rows, {"amp": "bf16" if device.type == "cuda" else "fp32"}
 
 
-def _rows(task: str, name: str, device: torch.device, small: bool, scan: str) -> list[Row]:
+def _rows(task: str, name: str, scan: str, mode: str, device: torch.device, small: bool) -> Iterator[Row]:
+    """As they are measured."""
     words = [f"task={task}", f"data={DATA[task]}", f"model={name}", "data.root=unused", "recipe.sync_bn=false"]
-    words.append(f"scan={scan}")
+    words += [f"scan={scan or 'auto'}", f"compile={str(mode != 'eager').lower()}"]
     words.append(f"precision.cudnn_benchmark={str(task == 'seg').lower()}")  # regions change in number at every step
     cfg, _ = compose([*words, *(SMALL if task == "det" else SMALL_SEG)] if small else words)
     kind = load_task(cfg.task.entry)
@@ -63,25 +75,31 @@ def _rows(task: str, name: str, device: torch.device, small: bool, scan: str) ->
     whole.cfg, whole.env = cfg, Env(device)
     torch.manual_seed(0)
     model = whole.build_model().to(device)
+    if cfg.compile:
+        compiling.compile(whole.compiled(model), cfg)
     precision = Precision(cfg.precision, device)
-    rows = []
-    with parts.scope(kind.scope):
-        for phase in ("test", "train"):
-            for batch in (2,) if small else BATCHES[task, phase]:
+    for phase in PHASES:
+        for batch in (2,) if small else BATCHES[task, phase]:
+            began = time.perf_counter()
+            row = {"task": task, "model": name, "scan": scan, "compile": mode, "phase": phase, "batch": batch}
+            if mode != "eager" and device.type == "cuda":
+                torch.compiler.reset()  # else the next batch size makes the graph one of any size
+            with parts.scope(kind.scope):  # which keeps OpenMMLab from printing, and us
                 images = make(task, batch, (64, 64) if small else SIZES[task], cfg)
                 step = _test(whole, model, precision) if phase == "test" else _train(whole, model, precision)
-                row = {"task": task, "model": name, "phase": phase, "batch": batch}
                 row |= _measure(lambda step=step, images=images: step(images), batch, device, 1 if small else 8)
-                rows.append(row | _backbone(model, phase, batch, images, precision, device, 1 if small else 8))
-                print(*(f"{key}={value}" for key, value in rows[-1].items()), flush=True)
-    return rows
+                row |= _backbone(model, phase, batch, images, precision, device, 1 if small else 8)
+            yield row | {"took_s": time.perf_counter() - began}
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _test(task, model, precision) -> Callable[[Any], Any]:
     model.eval()
     if task.name == "det":
-        with torch.no_grad():
-            model.roi_head.bbox_head.fc_cls.bias[0] = SURE
+        _lean(model, SURE)
 
     @torch.no_grad()
     def step(images: Any) -> Any:
@@ -91,9 +109,17 @@ def _test(task, model, precision) -> Callable[[Any], Any]:
     return step
 
 
+@torch.no_grad()
+def _lean(model, logit: float) -> None:
+    """Towards class 0."""
+    model.roi_head.bbox_head.fc_cls.bias[0] = logit
+
+
 def _train(task, model, precision) -> Callable[[Any], Any]:
     recipe = task.cfg.recipe
     model.train()
+    if task.name == "det":
+        _lean(model, 0.0)
     optimizer = optim.optimizer(model, recipe, recipe.batch_size, task.env.device)
 
     def step(images: Any) -> None:
