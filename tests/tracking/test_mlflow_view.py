@@ -1,14 +1,16 @@
 """One run folder in MLflow: everything once, however often and wherever from it is sent."""
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from vmamba import track
 from vmamba.config.errors import UserError
-from vmamba.tracking import describe, store
-from vmamba.tracking.atomic import read_json
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking import describe, parent, store, system
+from vmamba.tracking.atomic import read_json, write_json
+from vmamba.tracking.folder import RunFolder, read_records
 from vmamba.tracking.mlflow_view import View
 
 COUNT = "select count(*) from metrics"
@@ -181,37 +183,6 @@ def test_sync_of_a_dead_runs_folder_says_killed(outputs, make_run, query):
     assert folder.read_status()["state"] == "killed" and folder.curves.is_file()
 
 
-@pytest.mark.parametrize(
-    ("uri", "words"),
-    [("./mlruns", "sqlite:////absolute"), ("ftp://x", "ftp://x"), ("http://127.0.0.1:9", "no MLflow server answers")],
-)
-def test_bad_uri_is_one_line_and_code_2(outputs, make_run, capsys, uri, words):
-    assert sync(make_run(outputs / "a"), "--uri", uri) == 2
-    message = capsys.readouterr().err
-    assert words in message and message.count("\n") == 1
-
-
-def test_bad_folders_are_named_and_the_good_one_is_delivered(outputs, make_run, capsys, tmp_path):
-    good = make_run(outputs / "a")
-    assert track.main(["sync", str(tmp_path / "nowhere"), str(tmp_path), str(good.path)]) == 2
-    said = capsys.readouterr()
-    assert "nowhere: no such folder" in said.err and "not a run folder" in said.err
-    assert f"{VALUES} new values" in said.out
-
-
-@pytest.mark.parametrize(("words", "said"), [(["nope"], "sync"), (["sync"], "FOLDER"), ([], "sync")])
-def test_unknown_commands_are_one_line_and_code_2(capsys, words, said):
-    with pytest.raises(SystemExit) as caught:
-        track.main(words)
-    message = capsys.readouterr().err
-    assert caught.value.code == 2 and said in message and message.count("\n") == 1
-
-
-def test_ui_without_a_store(tmp_path, capsys):
-    assert track.main(["ui", str(tmp_path)]) == 2
-    assert "no store there yet" in capsys.readouterr().err
-
-
 def test_default_store_lies_in_the_outputs_folder(tmp_path):
     folder = RunFolder(tmp_path / "outputs" / "sweep" / "0")
     folder.path.mkdir(parents=True)
@@ -222,3 +193,47 @@ def test_default_store_lies_in_the_outputs_folder(tmp_path):
     assert store.uri_of(folder, config) == f"sqlite:///{tmp_path}/outputs/mine.db"
     with pytest.raises(UserError, match="folder store is closed"):
         store.absolute("mlruns", tmp_path)
+
+
+def test_a_folder_of_runs_delivers_what_is_not_there_yet(outputs, make_run, query, capsys):
+    first = make_run(outputs / "a")
+    assert sync(first) == 0
+    make_run(outputs / "sweep-x" / "0", state="failed", uri=f"sqlite:///{outputs}/mlflow.db")
+    RunFolder(outputs / "sweep-x" / "1").create().write_status("queued")
+    capsys.readouterr()
+    assert track.main(["sync", str(outputs)]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 2 runs were delivered before" in said and "sweep-x/0: 63 new values" in said and said.count("\n") == 2
+    assert query(outputs / "mlflow.db", "select name, status from runs order by 1") == [
+        ("a", "FINISHED"),
+        ("sweep-x/0", "FAILED"),
+    ]
+
+
+def test_system_metrics_lie_in_the_run_folder_until_they_are_there(outputs, make_run, query, monkeypatch):
+    folder = make_run(outputs / "a", state="running")
+    monkeypatch.setattr(system, "SECONDS", 0.05)
+    for _ in range(2):  # two lives of a run
+        sampler = system.Sampler(folder)
+        sampler.start()
+        time.sleep(0.4)
+        sampler.stop()
+    steps = [record["step"] for record in read_records(folder.system)]
+    assert steps == list(range(len(steps))) and len(steps) >= 4
+    folder.write_status("finished")
+    assert sync(folder) == 0 and sync(folder) == 0
+    rows = query(outputs / "mlflow.db", "select step from metrics where key = 'system/cpu_utilization_percentage'")
+    assert [step for (step,) in rows] == steps
+
+
+def test_points_of_a_sweep_that_begin_at_once_make_one_parent_run(outputs, query):
+    """Where the launcher could not make it."""
+    uri = f"sqlite:///{outputs / 'mlflow.db'}"
+    client = store.connect(uri)
+    experiment = store.experiment(client, uri, "exp", outputs)
+    about = {"uid": "5eed", "command": [], "varied": ["seed"], "points": 8, "created": 1.7e9, "name": "sweep-x"}
+    write_json(outputs / "sweep.json", about)
+    with ThreadPoolExecutor(8) as points:
+        told = list(points.map(lambda _: parent.ensure(client, uri, experiment, outputs / "sweep.json"), range(8)))
+    assert query(outputs / "mlflow.db", "select run_uuid, name from runs") == [(told[0], "sweep-x")]
+    assert len(set(told)) == 1

@@ -130,3 +130,17 @@ def test_config_is_resolved_plain_yaml(folder):
 def test_names(tmp_path):
     assert RunFolder(tmp_path / "outputs" / "2026-cls").name == "2026-cls"
     assert RunFolder(tmp_path / "sweep-a" / "3").name == "sweep-a/3"
+
+
+def test_a_disk_that_fails_in_the_background_is_told_by_the_next_record(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path / "run").create()
+    monkeypatch.setattr("vmamba.tracking.folder.SYNC_SECONDS", -1.0)
+    writer = folder.writer()
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.EDQUOT, "quota")))
+        writer.log(1, 0.1, {"train/loss": 1.0})
+        writer._syncing.join()
+    with pytest.raises(UserError, match="no space left"):
+        writer.log(2, 0.2, {"train/loss": 1.0})
+    writer.close()
+    assert [record["step"] for record in folder.records()] == [1]

@@ -1,12 +1,13 @@
 """The run folder: every record of a run, written atomically. The truth that every view is made from.
 
 config.yaml  overrides.yaml  manifest.json  metrics.jsonl  result.json  status.json
-checkpoints/  curves.png  pictures/  run.log  mlflow.json  feeder.log
+checkpoints/  curves.png  pictures/  run.log  system.jsonl  mlflow.json  feeder.log
 """
 
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -32,6 +33,7 @@ class RunFolder:
         self.overrides = self.path / "overrides.yaml"
         self.manifest = self.path / "manifest.json"
         self.metrics = self.path / "metrics.jsonl"
+        self.system = self.path / "system.jsonl"
         self.result = self.path / "result.json"
         self.status = self.path / "status.json"
         self.checkpoints = self.path / "checkpoints"
@@ -135,26 +137,40 @@ class MetricsWriter:
         self._repair(resume_step)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self._synced = time.monotonic()
+        self._syncing: threading.Thread | None = None
+        self._error: OSError | None = None
 
     def log(self, step: int, epoch: float, metrics: dict[str, float]) -> None:
         """One record. ``step``: optimizer steps done; ``epoch``: epochs done (fraction); values: plain numbers."""
         values = {name: float(value) for name, value in metrics.items()}
         record = {"step": int(step), "epoch": float(epoch), "time": time.time(), "metrics": values}
         with no_space(self.path):
+            if self._error:
+                raise self._error
             self._file.write(json.dumps(plain(record), allow_nan=False) + "\n")
             self._file.flush()
-            if time.monotonic() - self._synced > SYNC_SECONDS:
-                os.fsync(self._file.fileno())
-                self._synced = time.monotonic()
+        if time.monotonic() - self._synced > SYNC_SECONDS and not (self._syncing and self._syncing.is_alive()):
+            self._syncing = threading.Thread(target=self._sync, daemon=True)
+            self._syncing.start()
+            self._synced = time.monotonic()
 
     def close(self) -> None:
         """Syncs and closes the file; may be called twice."""
         if self._file.closed:
             return
+        if self._syncing:
+            self._syncing.join()
         with no_space(self.path):
             self._file.flush()
             os.fsync(self._file.fileno())
             self._file.close()
+
+    def _sync(self) -> None:
+        """In a thread, since a busy disk takes its time; what goes wrong is raised by the next ``log``."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self._error = error
 
     def __enter__(self) -> "MetricsWriter":
         return self

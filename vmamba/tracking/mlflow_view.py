@@ -1,23 +1,21 @@
 """Showing a run folder in MLflow, as often as one likes: what the store has is never sent again.
 
-``mlflow.json`` in the run folder notes, for every store, the run's id, how far ``metrics.jsonl`` has gone in, and the
-last step of every metric there. The notes are trusted only if they were closed cleanly; otherwise, or without them, the
+``mlflow.json`` in the run folder notes, for every store, the run's id, how far the records have gone in, and the last
+step of every metric there. The notes are trusted only if they were closed cleanly; otherwise, or without them, the
 store itself is asked: for the run by its ``vmamba.uid`` tag, for the last step of each of its metrics.
 
 A run gone on with from a checkpoint repeats some steps: the store keeps its first record of them.
 """
 
 import time
-import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 from vmamba.tracking import describe, parent, store
 from vmamba.tracking.atomic import read_json, write_json
-from vmamba.tracking.folder import RunFolder, parse
+from vmamba.tracking.batches import BATCH, START, batches
+from vmamba.tracking.folder import RunFolder
 
 UID = "vmamba.uid"
-BATCH = 1000  # metrics a log_batch call, MLflow's limit
 PARAMS = 100
 UPLOAD_SECONDS = 120
 
@@ -48,7 +46,7 @@ class View:
             run = self._find() or self._create(tracking.get("run_name") or self.folder.name)
             if self.state.get("run_id") != run.info.run_id or self.state.get("open", True):
                 steps = {metric.key: metric.step for metric in run.data._metric_objs}
-                self.state |= {"run_id": run.info.run_id, "steps": steps, "offset": 0, "tail": 0}
+                self.state |= {"run_id": run.info.run_id, "steps": steps, "read": {}}
             self.state["open"] = True
             self._save()
             if self._status() == "RUNNING" != run.info.status:
@@ -63,13 +61,13 @@ class View:
         with store.refusals(self.uri):
             if not self._told_of_manifest and self.folder.manifest.is_file():
                 self._tell_of_manifest()
-            sent = 0
-            for points, offset, tail in self._batches():
-                if points:
+            sent, read = 0, self.state.setdefault("read", {})
+            for path in (self.folder.metrics, self.folder.system):
+                for points, place in batches(path, read.get(path.name, START), self.state["steps"]):
                     self._log(points)
                     sent += len(points)
-                self.state |= {"offset": offset, "tail": tail}
-                self._save()
+                    read[path.name] = place
+                    self._save()
             self._upload(*sorted(self.folder.pictures.glob("*.png")), under="pictures")
             return sent
 
@@ -183,37 +181,6 @@ class View:
             self.client.log_batch(self.run_id, metrics=part)
             self.state["steps"] |= {point.key: point.step for point in part}
 
-    def _batches(self) -> Iterator[tuple[list, int, int]]:
-        """(new points, offset behind them, checksum of the bytes before that offset), about ``BATCH`` points each."""
-        from mlflow.entities import Metric
-
-        if not self.folder.metrics.is_file():
-            return
-        with open(self.folder.metrics, "rb") as file:
-            offset, tail = self.state["offset"], self.state["tail"]
-            if _checksum(file, offset) != tail:  # another file than the one read: rewritten by a resume
-                offset = 0
-            file.seek(offset)
-            points: list = []
-            seen = dict(self.state["steps"])
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break
-                record = parse(line)
-                values = record["metrics"] if record else {}
-                if points and len(points) + len(values) > BATCH:
-                    yield points, offset, _checksum(file, offset)
-                    file.seek(offset + len(line))
-                    points = []
-                offset += len(line)
-                for name, value in values.items():
-                    key, step = describe.key_name(name), record["step"]
-                    if step > seen.get(key, -1):
-                        seen[key] = step
-                        points.append(Metric(key, value, int(record["time"] * 1000), step))
-            if offset != self.state["offset"]:
-                yield points, offset, _checksum(file, offset)
-
     def _upload(self, *paths: Path, under: str | None = None) -> None:
         """Stores files that are there and have changed since they were last stored."""
         sent = self.state.setdefault("artifacts", {})
@@ -231,10 +198,3 @@ class View:
 
     def _save(self) -> None:
         write_json(self.folder.mlflow, self.notes)
-
-
-def _checksum(file, offset: int) -> int:
-    """CRC of the (up to) 256 bytes before ``offset``; of a shorter file, of what is there. Moves the file position."""
-    start = max(0, offset - 256)
-    file.seek(start)
-    return zlib.crc32(file.read(offset - start))

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from vmamba.tracking import store
 from vmamba.tracking.atomic import read_json, write_json
 
 UID = "vmamba.uid"
@@ -25,13 +26,16 @@ def ensure(client, uri: str, experiment_id: str, info_path: Path) -> str | None:
     known = info.get("stores", {}).get(uri)
     if known:
         return known
-    runs = client.search_runs([experiment_id], f"tags.`{UID}` = '{info['uid']}'", max_results=1)
-    if runs:
-        return runs[0].info.run_id
+    with store.locked(info_path.with_name(".parent.lock")):  # every point comes here where the launcher could not
+        runs = client.search_runs([experiment_id], f"tags.`{UID}` = '{info['uid']}'", max_results=1)
+        return runs[0].info.run_id if runs else _create(client, experiment_id, info_path.parent, info)
+
+
+def _create(client, experiment_id: str, sweep: Path, info: dict) -> str:
     tags = {
         UID: info["uid"],
         "kind": "sweep",
-        "sweep_folder": str(info_path.parent),
+        "sweep_folder": str(sweep),
         "overrides": " ".join(info["command"])[:5000] or "(none)",
         "varied": " ".join(info["varied"])[:5000],
         "points": str(info["points"]),
@@ -44,7 +48,6 @@ def ensure(client, uri: str, experiment_id: str, info_path: Path) -> str | None:
 def main() -> int:
     """Prints one line, and leaves with 1, where the store cannot be had: the runs then make up for it themselves."""
     sweep = Path(sys.argv[1])
-    from vmamba.tracking import store
     from vmamba.tracking.describe import config_of
     from vmamba.tracking.folder import RunFolder
 
