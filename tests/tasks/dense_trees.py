@@ -20,6 +20,15 @@ SEG = [*SMALL, "task=seg", "data=ade20k", "recipe=scenes_seg", "recipe.seg.chann
        "recipe.seg.flip=0.5", "recipe.seg.crop=64", "recipe.seg.scale=[96,64]", "recipe.batch_size=2",
        "recipe.warmup=0", "recipe.epochs=2", "recipe.eval_every=1"]  # fmt: skip
 COUNTS = {"train": 6, "val": 3}
+METRICS = {
+    "det": {f"val/{kind}_{name}" for kind in ("bbox", "segm") for name in ("mAP", "AP50", "AP75")},
+    "seg": {"val/mIoU", "val/mAcc", "val/aAcc"},
+}
+
+
+def words(task: str, coco: Path, ade: Path, *more: str) -> list[str]:
+    """The words of a small run of ``task`` on one of the trees."""
+    return [*DET, f"data.root={coco}", *more] if task == "det" else [*SEG, f"data.root={ade}", *more]
 
 
 def size(index: int) -> tuple[int, int]:

@@ -8,21 +8,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from dense_trees import DET, SEG, run, task_of
+from dense_trees import METRICS, SEG, run, task_of, words
 from PIL import Image
 from stopping import Stop, StopAt
 
 from vmamba.engine import checkpoint
 from vmamba.tracking.folder import RunFolder
-
-METRICS = {
-    "det": {f"val/{kind}_{name}" for kind in ("bbox", "segm") for name in ("mAP", "AP50", "AP75")},
-    "seg": {"val/mIoU", "val/mAcc", "val/aAcc"},
-}
-
-
-def words(task: str, coco: Path, ade: Path, *more: str) -> list[str]:
-    return [*DET, f"data.root={coco}", *more] if task == "det" else [*SEG, f"data.root={ade}", *more]
 
 
 def weights(path: Path) -> dict:

@@ -1,6 +1,4 @@
-"""The stand-in for mmcv's compiled operators, our backbones in OpenMMLab, starts from checkpoints, other models."""
-
-import sys
+"""Our backbones in OpenMMLab, starts from checkpoints, other models."""
 
 import pytest
 import torch
@@ -8,81 +6,7 @@ from dense_trees import DET, SEG, run, task_of
 
 from vmamba.config.errors import UserError
 from vmamba.models import create_model
-from vmamba_tasks.openmm import backbones, ext, extras, tuples
-
-
-def greedy(boxes: torch.Tensor, scores: torch.Tensor, limit: float, offset: int) -> list[int]:
-    """NMS by its definition."""
-    kept: list[int] = []
-    sides = (boxes[:, 2:] - boxes[:, :2] + offset).clamp(min=0)
-    for i in scores.argsort(descending=True, stable=True).tolist():
-        low = torch.maximum(boxes[i, :2], boxes[kept, :2])
-        high = torch.minimum(boxes[i, 2:], boxes[kept, 2:])
-        common = (high - low + offset).clamp(min=0).prod(1)
-        if not (common / (sides[i].prod() + sides[kept].prod(1) - common) > limit).any():
-            kept.append(i)
-    return kept
-
-
-@pytest.mark.parametrize("offset", [0, 1])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_nms_is_the_definition(offset, dtype):
-    from mmcv.ops import nms
-
-    torch.manual_seed(0)
-    corners = torch.rand(200, 2) * 50
-    boxes = torch.cat([corners, corners + 5 + torch.rand(200, 2) * 30], 1).to(dtype)
-    scores = torch.randperm(200).float() / 200
-    _, kept = nms(boxes, scores, 0.5, offset=offset)
-    assert kept.tolist() == greedy(boxes.float(), scores, 0.5, offset)
-    assert nms(boxes[:0], scores[:0], 0.5)[1].tolist() == []
-
-
-def test_roi_align_averages_bilinear_samples_and_has_its_gradient():
-    from mmcv.ops import RoIAlign
-
-    torch.manual_seed(0)
-    maps = torch.rand(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
-    rois = torch.tensor([[0, 1.0, 2.0, 7.0, 8.0], [1, 0.0, 0.0, 10.0, 6.0]], dtype=torch.float64)
-    layer = RoIAlign(2, spatial_scale=0.5, sampling_ratio=2, aligned=True)
-    pooled = layer(maps, rois)
-    steps = (torch.arange(4, dtype=torch.float64) + 0.5) / 4
-    for roi, got in zip(rois, pooled, strict=True):
-        x1, y1, x2, y2 = roi[1:] * 0.5 - 0.5
-        ys, xs = torch.meshgrid(y1 + steps * (y2 - y1), x1 + steps * (x2 - x1), indexing="ij")
-        ys, xs = ys.clamp(min=0), xs.clamp(min=0)
-        grid = torch.stack([2 * xs / 10 - 1, 2 * ys / 8 - 1], -1)[None]
-        samples = torch.nn.functional.grid_sample(maps[int(roi[0])][None], grid, align_corners=True)[0]
-        expected = samples.reshape(3, 2, 2, 2, 2).mean((2, 4))
-        torch.testing.assert_close(got, expected)
-    assert torch.autograd.gradcheck(lambda m: layer(m, rois), maps)
-    low = layer(maps.detach().bfloat16(), rois.bfloat16())
-    torch.testing.assert_close(low.double(), pooled, atol=2e-2, rtol=2e-2)
-
-
-def test_an_operator_that_is_not_there_says_so_when_it_is_called():
-    from mmcv.ops import RoIAlign, sigmoid_focal_loss
-
-    with pytest.raises(UserError, match=r"sigmoid_focal_loss_forward.*nms, roi_align.*build mmcv==2\.1\.0") as caught:
-        sigmoid_focal_loss(torch.rand(2, 3), torch.zeros(2, dtype=torch.long), 2.0, 0.25, None, "mean")
-    assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match="pool_mode=max"):
-        RoIAlign(2, pool_mode="max")(torch.rand(1, 1, 4, 4), torch.tensor([[0.0, 0, 0, 3, 3]]))
-
-
-def test_compiled_operators_win(tmp_path):
-    """A real module on mmcv's path is found before ours, which is asked last."""
-    ext.install()
-    ext.install()
-    assert sum(type(finder).__name__ == "_Finder" for finder in sys.meta_path) == 1
-
-    def origin() -> str:
-        specs = (finder.find_spec("mmcv._ext", [str(tmp_path)]) for finder in sys.meta_path)
-        return next(spec.origin for spec in specs if spec)
-
-    assert origin() == "torchvision" and not ext.compiled()
-    (tmp_path / "_ext.py").touch()
-    assert origin() == str(tmp_path / "_ext.py")
+from vmamba_tasks.openmm import backbones, extras, tuples
 
 
 def test_lists_become_tuples_where_they_must():
@@ -210,6 +134,27 @@ def test_another_model_with_our_backbone(task, text, coco, ade, tmp_path):
         [*words, f"task.base={tmp_path / 'base.py'}", "limit.train_steps=2", "limit.eval_batches=1"], tmp_path / "r"
     )
     assert result["steps"] == 2 and result["final"]["train/loss"] > 0
+
+
+def test_retinanet_by_the_operator_that_a_gpu_calls(coco, tmp_path, monkeypatch):
+    """mmdet takes mmcv's focal loss on a GPU alone, and its own on a CPU: a run by either trains alike."""
+    from mmdet.models.losses import focal_loss
+
+    (tmp_path / "base.py").write_text(RETINA)
+    base = f"task.base={tmp_path / 'base.py'}"
+    told = [*DET, f"data.root={coco}", base, "limit.train_steps=2", "limit.eval_batches=1"]
+    plain = run(told, tmp_path / "plain")
+    calls = []
+
+    def operator(pred, hits, *args, **kwargs):  # on a CPU the classes come as one-hot rows, none for background
+        calls.append(pred.shape)
+        target = torch.where(hits.any(1), hits.argmax(1), hits.shape[1])
+        return focal_loss.sigmoid_focal_loss(pred, target, *args, **kwargs)
+
+    monkeypatch.setattr(focal_loss, "py_sigmoid_focal_loss", operator)
+    result = run(told, tmp_path / "operator")
+    assert len(calls) >= 10, "five scales, two steps"
+    assert result["final"]["train/loss"] == pytest.approx(plain["final"]["train/loss"], rel=1e-5)
 
 
 @pytest.mark.parametrize(

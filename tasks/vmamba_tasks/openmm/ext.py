@@ -1,8 +1,8 @@
 """A stand-in for ``mmcv._ext``, mmcv's compiled part, on torchvision's operators.
 
 ``install`` puts a finder at the end of ``sys.meta_path`` that knows this one module: a compiled ``_ext`` on disk is
-found first and wins. nms and roi_align (average pooling, forward and backward) are here; any other name can be
-imported, and says what is missing when it is called. Signatures are those that ``mmcv.ops`` calls.
+found first and wins. nms, roi_align (average pooling) and sigmoid_focal_loss, forward and backward, are here; any other
+name can be imported, and says what is missing when it is called. Signatures are those that ``mmcv.ops`` calls.
 """
 
 import sys
@@ -11,8 +11,8 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 
 import torch
-import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
+from torchvision.ops import sigmoid_focal_loss  # and torch.ops.torchvision is registered
 
 from vmamba.config.errors import UserError
 
@@ -66,7 +66,36 @@ def roi_align_backward(
     grad_input.copy_(gradient)
 
 
-PROVIDED = {function.__name__: function for function in (nms, roi_align_forward, roi_align_backward)}
+def sigmoid_focal_loss_forward(
+    input: Tensor, target: Tensor, weight: Tensor, output: Tensor, gamma: float, alpha: float
+) -> None:
+    """Fills ``output`` (N, C) with the loss of every logit of ``input`` (N, C), arXiv 1708.02002, equation 5.
+
+    ``target`` (N,) int64: a sample's class, C for background, which is no class. ``weight`` is empty: no class weights.
+    """
+    output.copy_(_focal(input.detach(), target, weight, gamma, alpha))
+
+
+def sigmoid_focal_loss_backward(
+    input: Tensor, target: Tensor, weight: Tensor, grad_input: Tensor, gamma: float, alpha: float
+) -> None:
+    """Fills ``grad_input`` (N, C) with the derivative of every loss by its logit."""
+    logits = input.detach().requires_grad_()
+    with torch.enable_grad():
+        total = _focal(logits, target, weight, gamma, alpha).sum()
+    grad_input.copy_(torch.autograd.grad(total, logits)[0])
+
+
+PROVIDED = {
+    function.__name__: function
+    for function in (
+        nms,
+        roi_align_forward,
+        roi_align_backward,
+        sigmoid_focal_loss_forward,
+        sigmoid_focal_loss_backward,
+    )
+}
 
 
 def install() -> None:
@@ -113,6 +142,15 @@ class _Finder(MetaPathFinder, Loader):
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:
     return torch.float64 if tensor.dtype == torch.float64 else torch.float32
+
+
+def _focal(logits: Tensor, target: Tensor, weight: Tensor, gamma: float, alpha: float) -> Tensor:
+    if weight.numel():
+        raise UserError("a focal loss with class weights needs mmcv's compiled operators: leave the weights out")
+    kind = _at_least_float32(logits)
+    hits = target[:, None] == torch.arange(logits.shape[1], device=target.device)
+    with torch.autocast(logits.device.type, enabled=False):
+        return sigmoid_focal_loss(logits.to(kind), hits.to(kind), alpha=alpha, gamma=gamma)
 
 
 def _only_average(pool_mode: int) -> None:
