@@ -4,7 +4,7 @@ status FOLDER    how its points stand
 wait FOLDER      stay, with a live table, until all have ended
 resume FOLDER    submit again what is missing or failed, each from its latest checkpoint
 cancel FOLDER    end what is queued or running; a later resume goes on
-report FOLDER    write the table of results
+report FOLDER    write the report, also while the sweep runs
 
 The exit code is 1 if a point failed or was killed, 2 for a mistake.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 from vmamba.config.errors import UserError
 from vmamba.config.words import Parser
 from vmamba.launch import pool, queue, table, turns
+from vmamba.launch import report as reports
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.points import ENDED, Point, points
 
@@ -46,6 +47,8 @@ def wait(folder: Path, seconds: float) -> int:
     points(folder)
     rows = table.follow(folder, seconds)
     table.show(rows)
+    reports.write(SweepFolder(folder))
+    reports.say(SweepFolder(folder))
     return _code(rows)
 
 
@@ -92,10 +95,12 @@ def cancel(folder: Path) -> int:
 
 
 def report(folder: Path) -> int:
-    """Writes the table of results and says where."""
-    from vmamba.launch import report as writer
+    """Writes the report of ``vmamba.compare`` and says where."""
+    from vmamba.compare.make import PORT, lines, make
 
-    print(writer.report(folder))
+    SweepFolder.existing(folder)
+    made = make([folder])
+    print("\n".join([*lines(made.done.html, made.uri, made.links, PORT), *made.remarks]))
     return _code(points(folder))
 
 
@@ -129,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     more = command("resume", "submit again what failed or never ran", lambda given: resume(given.folder, given.words))
     more.add_argument("words", nargs="*", metavar="launcher.KEY=VALUE", help="changes, e.g. launcher.time=600")
     command("cancel", "end what is queued or running", lambda given: cancel(given.folder))
-    command("report", "write the table of results", lambda given: report(given.folder))
+    command("report", "write the report, also while the sweep runs", lambda given: report(given.folder))
     return parser
 
 

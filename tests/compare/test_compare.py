@@ -21,7 +21,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_the_rows_are_the_values_of_the_axes_and_seeds_are_averaged(sweep):
-    points = collect([sweep])
+    points, _ = collect([sweep])
     keys = groups.axes(points)
     assert keys == ["model.d_state", "seed"]  # log_every differs too, and says nothing
     rows = groups.group(points, keys, "val/acc1")
@@ -39,7 +39,7 @@ def test_the_rows_are_the_values_of_the_axes_and_seeds_are_averaged(sweep):
 def test_sweep_points_are_in_the_order_of_their_numbers(tmp_path):
     for number in (10, 2, 0):
         write_run(tmp_path / "s" / str(number), {"seed": number}, 1.0)
-    assert [point.name for point in collect([tmp_path / "s"])] == ["s/0", "s/2", "s/10"]
+    assert [point.name for point in collect([tmp_path / "s"])[0]] == ["s/0", "s/2", "s/10"]
 
 
 def test_runs_of_different_commands_differ_by_their_configuration(tmp_path):
@@ -47,13 +47,13 @@ def test_runs_of_different_commands_differ_by_their_configuration(tmp_path):
     write_run(tmp_path / "b", {"model.name": "tiny", "model.d_state": 16}, 2.0)
     for name in "ab":
         (tmp_path / name / "overrides.yaml").unlink()
-    assert groups.axes(collect([tmp_path / "a", tmp_path / "b"])) == ["model.name"]
+    assert groups.axes(collect([tmp_path / "a", tmp_path / "b"])[0]) == ["model.name"]
 
 
 def test_one_seed_gives_a_difference_without_a_test(tmp_path):
     for number, score in enumerate((70.0, 71.5)):
         write_run(tmp_path / "s" / str(number), {"norm.name": ["ln", "ln2d"][number]}, score)
-    points = collect([tmp_path / "s"])
+    points, _ = collect([tmp_path / "s"])
     row = groups.group(points, groups.axes(points), "val/acc1")[1]
     assert (row.difference, row.p, row.hint) == (1.5, None, "one seed: no test")
 
@@ -62,14 +62,15 @@ def test_the_report_is_three_files_that_need_no_network(sweep, capsys):
     assert main([str(sweep), "--baseline", "d_state=4"]) == 0
     out = capsys.readouterr().out
     assert "7 runs: 6 finished, 1 failed" in out and "| 4 | 3 | 82.13 ± 0.15 |  | baseline |" in out
+    assert "Best is the baseline, d_state=4: val/acc1 82.13 ± 0.15. Next, d_state=1: -1.93 against the baseline" in out
     assert "sweep-demo/6: failed: loss is nan" in out
     rows = list(csv.DictReader((sweep / "report" / "report.csv").open()))
     assert [row["val/acc1"] for row in rows] == ["80.0", "80.4", "80.2", "82.0", "82.3", "82.1", ""]
     assert {row["params_M"] for row in rows} == {"2.0", ""}
     html = (sweep / "report" / "report.html").read_text()
-    assert html.count('class="plotly-graph-div"') == 3  # Pareto, axes, curves
+    assert html.count('class="plotly-graph-div"') == 3  # axes, Pareto, curves
     assert "<script src=" not in html and "<link" not in html
-    assert collect([sweep])[-1].name == "sweep-demo/6"  # the report's own folder is no run
+    assert collect([sweep])[0][-1].name == "sweep-demo/6"  # the report's own folder is no run
 
 
 def test_another_metric_and_the_ones_there_are(sweep, capsys):
@@ -124,21 +125,9 @@ def test_the_link_names_exactly_the_delivered_runs(sweep):
     for number, run in ((0, "r0"), (3, "r3")):
         notes = {"stores": {"http://127.0.0.1:5000": {"run_id": run, "experiment_id": "7"}}}
         (sweep / str(number) / "mlflow.json").write_text(json.dumps(notes))
-    link = compare_link(collect([sweep]), "http://127.0.0.1:5000/")
+    runs = [point.folder for point in collect([sweep])[0]]
+    link, count = compare_link(runs, "http://127.0.0.1:5000", "http://127.0.0.1:5000/")
+    assert count == 2
     assert link == "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22r0%22%2C%20%22r3%22%5D&experiments=%5B%227%22%5D"
-    assert compare_link(collect([sweep / "1"]), "http://x") == ""
-
-
-def test_the_report_goes_beside_the_parent_run(sweep, tmp_path, capsys):
-    from vmamba.tracking import store
-
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    client = store.connect(uri)
-    run = client.create_run(store.experiment(client, uri, "vmamba", tmp_path)).info.run_id
-    (sweep / "sweep.json").write_text(json.dumps({"stores": {uri: run, "http://127.0.0.1:9": "gone"}}))
-    assert main([str(sweep)]) == 0
-    said = capsys.readouterr()
-    assert f"parent run {run}" in said.out
-    assert "not put into MLflow: no MLflow server answers at http://127.0.0.1:9" in said.err
-    stored = {file.path for file in client.list_artifacts(run, "report")}
-    assert stored == {"report/report.md", "report/report.csv", "report/report.html"}
+    assert compare_link(runs[1:2], "http://127.0.0.1:5000", "http://x") == ("", 0)
+    assert compare_link(runs, "sqlite:////another.db", "http://x") == ("", 0)

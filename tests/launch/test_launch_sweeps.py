@@ -45,7 +45,9 @@ def test_one_bad_point_stops_no_other(kind, tmp_path):
     assert (first.state, second.state) == ("failed", "finished") and second.value is not None
     assert first.overrides == ["recipe.lr=1e+30"] and first.last
     assert "2 points: 1 finished, 1 failed" in done.stdout and "Traceback" not in done.stderr
-    assert (sweep.path / "report.md").is_file()
+    report = (sweep.path / "report" / "report.md").read_text()
+    assert "2 runs: 1 finished, 1 failed" in report and first.last[:40] in report
+    assert f"report: {sweep.path / 'report' / 'report.html'}" in done.stdout
     again = python(tmp_path, "vmamba.sweep", "status", str(sweep.path))
     assert again.returncode == 1 and first.last[:40] in again.stdout
 

@@ -74,8 +74,7 @@ def story(project) -> Story:
     for sweep in (ends, nodes, limit):
         project.sweep("wait", str(sweep.path))
     states = dict(line.split("|") for line in say("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T").splitlines())
-    done = project.sweep("report", str(ends.path))
-    return Story(ends, nodes, limit, states, Path(done.stdout.strip()).read_text())
+    return Story(ends, nodes, limit, states, (ends.path / "report" / "report.md").read_text())
 
 
 def _write_points(folder: Path) -> None:
@@ -170,5 +169,5 @@ def test_a_failed_point_stops_no_other_and_slurm_shows_it(story):
 
 
 def test_the_report_names_the_failed_point_and_why(story):
-    assert "6 points: 5 finished, 1 failed" in story.report
-    assert "a point of its own making" in story.report.split("## What went wrong")[1]
+    assert "6 runs: 5 finished, 1 failed" in story.report
+    assert "a point of its own making" in story.report.split("## Not finished")[1]

@@ -7,19 +7,16 @@ and report.html (interactive, needs no network) into the sweep folder's ``report
 import argparse
 import sys
 import webbrowser
-from datetime import datetime
 from pathlib import Path
 
-from vmamba.compare import report, store_runs
-from vmamba.compare.points import collect, is_run
+from vmamba.compare import make, store_runs
 from vmamba.config.errors import UserError
 from vmamba.config.words import Parser
 from vmamba.tracking import store, ui
-from vmamba.tracking.atomic import read_json
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 2 for a mistake."""
+    """Returns the exit code: 0, or 2 for a mistake that leaves nothing to show."""
     given = _parser().parse_args(argv)
     try:
         return _run(given)
@@ -29,44 +26,33 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    paths = list(given.paths)
+    paths, remarks = list(given.paths), []
     if given.runs or given.filter:
         uri = store.absolute(given.uri or f"sqlite:///{Path('outputs').resolve() / 'mlflow.db'}", Path.cwd())
-        paths += store_runs.folders(uri, ids=given.runs, query=given.filter, experiment=given.experiment)
-    if not paths:
-        raise UserError("name a sweep folder or run folders, or give --runs or --filter; see --help")
-    points = collect(paths)
-    sweep = paths[0] if len(paths) == 1 and not is_run(paths[0]) else None
-    title = sweep.name if sweep else f"{len(points)} runs"
-    out = given.out or (sweep / "report" if sweep else Path("outputs") / f"compare-{datetime.now():%Y-%m-%d_%H-%M-%S}")
-    uri = store_runs.uri_of(points)
-    base = ui.address(uri, given.port) if uri else ""
-    link = store_runs.compare_link(points, base) if uri else ""
-    done = report.write(points, out, title, metric=given.metric, baseline=given.baseline, link=link)
-    print(done.text)
-    print(f"report: {done.html} (report.md and report.csv beside it)")
-    if link:
-        print(f"MLflow's page on these runs: {link}")
-        if not uri.startswith("http") and not given.open:
-            print(f"  (start it first: {ui.command(uri, given.port)}; or add --open)")
-    if sweep:
-        _beside_parent(sweep, done)
+        try:
+            paths += store_runs.folders(uri, ids=given.runs, query=given.filter, experiment=given.experiment)
+        except UserError as error:
+            if not paths:
+                raise
+            remarks.append(str(error))
+    made = make.make(
+        paths, out=given.out, metric=given.metric, baseline=given.baseline, port=given.port, remarks=remarks
+    )
+    print(made.done.text)
+    print("\n".join(make.lines(made.done.html, made.uri, made.links, given.port)))
+    for remark in made.remarks:
+        print(f"vmamba compare: {remark}", file=sys.stderr)
     if given.open:
-        if link and not uri.startswith("http"):
-            ui.ensure(uri, given.port)
-        for page in filter(None, (done.html.resolve().as_uri(), link)):
-            webbrowser.open(page)
+        _open(made, given.port)
     return 0
 
 
-def _beside_parent(sweep: Path, done: report.Report) -> None:
-    """Puts the report into the sweep's parent run; a store that fails costs one line."""
-    for uri, run in (read_json(sweep / "sweep.json").get("stores") or {}).items():
-        try:
-            store_runs.log_report(uri, run, done.markdown, done.csv, done.html)
-            print(f"also in MLflow, under report/ of the parent run {run}")
-        except store.NotDelivered as error:
-            print(f"not put into MLflow: {error}", file=sys.stderr)
+def _open(made: make.Made, port: int) -> None:
+    """The report and MLflow's page on the same runs, in the browser."""
+    if made.links and not made.uri.startswith("http"):
+        ui.ensure(made.uri, port)
+    for page in (made.done.html.resolve().as_uri(), *made.links.values()):
+        webbrowser.open(page)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -79,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="what to compare by (default: what the task chooses its best checkpoint by)")
     parser.add_argument("--baseline", metavar="KEY=VALUE,…", help="the row to measure from (default: the first)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the report goes")
-    parser.add_argument("--port", type=int, default=5000, help="of a local mlflow ui (default: %(default)s)")
-    parser.add_argument("--open", action="store_true", help="open the report, and MLflow's page (starts mlflow ui)")
+    parser.add_argument("--port", type=int, default=make.PORT, help="of a local mlflow ui (default: %(default)s)")
+    parser.add_argument("--open", action="store_true", help="open the report, and MLflow's pages (starts mlflow ui)")
     return parser
 
 

@@ -10,16 +10,22 @@ from vmamba.compare.points import Point
 from vmamba.compare.series import evaluations
 
 CURVES = 40  # rows drawn as curves; more cannot be told apart
-LAYOUT = {"template": "plotly_white", "margin": {"l": 60, "r": 20, "t": 50, "b": 50}, "height": 420}
+NAMED = 15  # spots of the Pareto plot with their names beside them
+DOTS = 20  # evaluations of a curve that are drawn as dots too
+LAYOUT = {"template": "plotly_white", "margin": {"l": 70, "r": 20, "t": 60, "b": 50}, "height": 420}
+# Okabe and Ito's, told apart by the colour-blind too
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 
 
 def figures(points: list[Point], rows: list[Group], keys: list[str], metric: str, higher: bool) -> list[go.Figure]:
-    """Those of the plots for which there are numbers."""
+    """Those of the plots for which there are numbers. ``rows``: best first."""
+    varied = [key for key in keys if key != SEED]
+    scored = [(point, score) for point in points if (score := point.score(metric)) is not None]
     made = [
+        _effects(scored, varied, metric),
         _pareto(rows, metric, higher),
-        _effects(points, keys, metric),
         _curves(rows, metric),
-        _parallel(points, keys, metric),
+        _parallel(scored, varied, metric),
     ]
     return [figure for figure in made if figure is not None]
 
@@ -45,21 +51,25 @@ def _pareto(rows: list[Group], metric: str, higher: bool) -> go.Figure | None:
     figure = go.Figure()
     figure.add_scatter(
         x=[spots[i][0] for i in best], y=[spots[i][1] for i in best], mode="lines", name="Pareto front",
-        line={"dash": "dot", "color": "gray"}, hoverinfo="skip",
+        line={"dash": "dot", "color": "gray"}, hoverinfo="skip", showlegend=False,
     )  # fmt: skip
-    errors = {"type": "data", "array": [row.std or 0 for row in shown]}
+    errors = {"type": "data", "array": [row.std or 0 for row in shown], "thickness": 1, "color": "#999"}
+    named = "markers+text" if len(shown) <= NAMED else "markers"
     figure.add_scatter(
-        x=[x for x, _ in spots], y=[y for _, y in spots], error_y=errors, mode="markers", name="runs",
-        marker={"size": 10}, text=[row.label for row in shown],
-        hovertemplate="%{text}<br>%{x:.0f} images/s<br>" + metric + " %{y:.2f}<extra></extra>",
+        x=[x for x, _ in spots], y=[y for _, y in spots], error_y=errors, mode=named, showlegend=False,
+        marker={"size": 11, "color": [COLOURS[1] if i in best else COLOURS[0] for i in range(len(spots))]},
+        text=[row.label for row in shown], textposition="top right",
+        hovertemplate="%{text}<br>%{x:.0f} images/s<br>" + metric + " %{y:.4g}<extra></extra>",
     )  # fmt: skip
-    title = f"{metric} against throughput in training"
-    return figure.update_layout(title=title, xaxis_title="images/s", yaxis_title=metric, **LAYOUT)
+    title = f"{metric} against training throughput (orange: nothing else is better in both)"
+    figure.update_layout(title=title, xaxis_title="images/s", yaxis_title=metric, **LAYOUT)
+    xs = [x for x, _ in spots]
+    room = (max(xs) - min(xs)) * 0.15 or max(xs) * 0.1  # for the names
+    return figure.update_xaxes(range=[min(xs) - room / 2, max(xs) + room * (1.5 if len(shown) <= NAMED else 0.5)])
 
 
-def _effects(points: list[Point], keys: list[str], metric: str) -> go.Figure | None:
+def _effects(scored: list[tuple[Point, float]], keys: list[str], metric: str) -> go.Figure | None:
     """One panel an axis: every run as a dot at its value, and the mean of each value."""
-    scored = [(point, score) for point in points if (score := point.score(metric)) is not None]
     if not keys or len(scored) < 2:
         return None
     columns = min(3, len(keys))
@@ -69,51 +79,65 @@ def _effects(points: list[Point], keys: list[str], metric: str) -> go.Figure | N
         values: dict[str, list[float]] = {}
         for point, score in scored:
             values.setdefault(point.value(key), []).append(score)
+        names = ordered(list(values))
         at = {"row": place // columns + 1, "col": place % columns + 1}
-        dots = [(name, score) for name, scores in values.items() for score in scores]
+        dots = [(name, score) for name in names for score in values[name]]
         figure.add_scatter(
             x=[name for name, _ in dots], y=[score for _, score in dots], mode="markers", showlegend=False,
-            marker={"opacity": 0.5, "color": "steelblue"}, **at,
+            marker={"opacity": 0.6, "color": COLOURS[0], "size": 8}, **at,
+            hovertemplate=f"{short(key)}=%{{x}}: %{{y:.4g}}<extra></extra>",
         )  # fmt: skip
-        means = [statistics.fmean(scores) for scores in values.values()]
+        means = [statistics.fmean(values[name]) for name in names]
         figure.add_scatter(
-            x=list(values), y=means, mode="lines+markers", showlegend=False,
-            marker={"symbol": "line-ew-open", "size": 18, "color": "black"}, line={"color": "black", "width": 1}, **at,
+            x=names, y=means, mode="lines+markers", showlegend=False, hovertemplate="mean %{y:.4g}<extra></extra>",
+            marker={"symbol": "line-ew-open", "size": 22, "color": "black", "line": {"width": 2}},
+            line={"color": "black", "width": 1}, **at,
         )  # fmt: skip
-        figure.update_xaxes(type="category", **at)
-    layout = LAYOUT | {"height": 100 + 300 * lines, "margin": {"l": 60, "r": 20, "t": 90, "b": 50}}
-    return figure.update_layout(title=f"{metric} by axis (black: mean of a value)", **layout)
+        figure.update_xaxes(type="category", categoryorder="array", categoryarray=names, **at)
+    figure.update_yaxes(title=metric, col=1)
+    layout = LAYOUT | {"height": 120 + 300 * lines, "margin": {"l": 70, "r": 20, "t": 90, "b": 50}}
+    return figure.update_layout(title=f"{metric} by what was varied (dots: runs; black: their mean)", **layout)
+
+
+def ordered(names: list[str]) -> list[str]:
+    """Values of an axis: numbers by size, others as they came."""
+    try:
+        return sorted(names, key=float)
+    except ValueError:
+        return names
 
 
 def _curves(rows: list[Group], metric: str) -> go.Figure | None:
     """The evaluations over the steps, a colour a row, a line a run."""
-    figure, drawn = go.Figure(), [row for row in rows if row.scores or row.mean is None]
-    for colour, row in enumerate(drawn[:CURVES]):
-        for number, point in enumerate(row.points):
+    figure = go.Figure()
+    for place, row in enumerate(rows[:CURVES]):
+        told = False  # the legend has the row
+        for point in row.points:
             curve = evaluations(point.folder.metrics, metric)
             if not curve:
                 continue
             figure.add_scatter(
-                x=[step for step, _ in curve], y=[value for _, value in curve], mode="lines", name=row.label,
-                legendgroup=row.label, showlegend=number == 0, line={"color": _colour(colour), "width": 1.5},
-                hovertemplate=f"{point.name}<br>step %{{x}}: %{{y:.2f}}<extra></extra>",
+                x=[step for step, _ in curve], y=[value for _, value in curve], name=row.label,
+                mode="lines+markers" if len(curve) <= DOTS else "lines",
+                legendgroup=row.label, showlegend=not told, line={"color": _colour(place), "width": 1.5},
+                hovertemplate=f"{point.name}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
             )  # fmt: skip
+            told = True
     if not figure.data:
         return None
-    title = f"{metric} in training" + (f" (the first {CURVES} of {len(drawn)} rows)" if len(drawn) > CURVES else "")
+    title = f"{metric} in training" + (f" (the best {CURVES} of {len(rows)} rows)" if len(rows) > CURVES else "")
     return figure.update_layout(
         title=title, xaxis_title="optimizer steps", yaxis_title=metric, **LAYOUT | {"height": 520}
     )
 
 
-def _parallel(points: list[Point], keys: list[str], metric: str) -> go.Figure | None:
+def _parallel(scored: list[tuple[Point, float]], keys: list[str], metric: str) -> go.Figure | None:
     """Every run as a line across its axes and its score; for two axes or more."""
-    scored = [(point, score) for point in points if (score := point.score(metric)) is not None]
-    if len([key for key in keys if key != SEED]) < 2 or len(scored) < 2:
+    if len(keys) < 2 or len(scored) < 2:
         return None
     dimensions = []
     for key in keys:
-        names = list(dict.fromkeys(point.value(key) for point, _ in scored))
+        names = ordered(list(dict.fromkeys(point.value(key) for point, _ in scored)))
         places = [names.index(point.value(key)) for point, _ in scored]
         dimensions.append(
             {"label": short(key), "values": places, "tickvals": list(range(len(names))), "ticktext": names}
@@ -121,10 +145,12 @@ def _parallel(points: list[Point], keys: list[str], metric: str) -> go.Figure | 
     scores = [score for _, score in scored]
     dimensions.append({"label": metric, "values": scores})
     line = {"color": scores, "colorscale": "Viridis", "showscale": True}
-    layout = LAYOUT | {"margin": {"l": 80, "r": 40, "t": 80, "b": 30}}
+    layout = LAYOUT | {"margin": {"l": 90, "r": 40, "t": 100, "b": 30}}
     return go.Figure(go.Parcoords(line=line, dimensions=dimensions)).update_layout(title="All axes at once", **layout)
 
 
 def _colour(number: int) -> str:
+    if number < len(COLOURS):
+        return COLOURS[number]
     hue = (number * 137.508) % 360  # the golden angle: neighbours stay apart
     return f"hsl({hue:.0f},65%,{40 + 12 * (number % 2)}%)"

@@ -1,5 +1,7 @@
-"""The comparison as one HTML file that needs no network: table, plots, what did not finish."""
+"""The comparison as one HTML file that needs no network: what came out, table, plots, runs, what did not finish."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 
 from plotly.offline import get_plotlyjs
@@ -11,15 +13,19 @@ from vmamba.compare.points import Point
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .7rem; text-align: left; }
-th { border-bottom: 2px solid #888; cursor: pointer; white-space: nowrap; } td { border-bottom: 1px solid #ddd; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } tr.best td { font-weight: 600; background: #f0f7f0; }
-p.note { color: #555; } li { overflow-wrap: anywhere; }
+h1 { font-size: 1.3rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.1rem; margin-top: 2rem; }
+p.best { font-size: 1.25rem; margin: .6rem 0; } p.bad { color: #a4262c; } p.note, summary { color: #555; }
+code { overflow-wrap: anywhere; color: #555; } summary { cursor: pointer; }
+table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .8rem; text-align: left; }
+th { border-bottom: 2px solid #888; cursor: pointer; vertical-align: bottom; } td { border-bottom: 1px solid #ddd; }
+td { white-space: nowrap; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+tr.best td { font-weight: 600; background: #eef7ee; } div.wide { overflow-x: auto; } li { overflow-wrap: anywhere; }
 """
 # a click on a column's head sorts by it: by number where both cells begin with one
 SORT = """
-document.querySelectorAll('th').forEach((head, i) => head.onclick = () => {
-  const body = head.closest('table').tBodies[0], down = head.dataset.down = head.dataset.down === '1' ? '' : '1';
+document.querySelectorAll('th').forEach(head => head.onclick = () => {
+  const body = head.closest('table').tBodies[0], i = head.cellIndex;
+  const down = head.dataset.down = head.dataset.down === '1' ? '' : '1';
   const value = row => row.cells[i].textContent, n = text => parseFloat(text.replace(/,/g, ''));
   [...body.rows].sort((a, b) => {
     const x = value(a), y = value(b), by = isNaN(n(x)) || isNaN(n(y)) ? x.localeCompare(y) : n(x) - n(y);
@@ -27,42 +33,77 @@ document.querySelectorAll('th').forEach((head, i) => head.onclick = () => {
   }).forEach(row => body.append(row));
 });
 """
+OPEN = 30  # runs; a longer list of them is folded
 
 
-def page(title: str, points: list[Point], rows: list[Group], keys: list[str], metric: str, link: str) -> str:
-    """The whole page as text. ``link``: MLflow's own page on these runs, or an empty string."""
-    higher = points[0].higher_is_better
-    plots = figures(points, rows, keys, metric, higher)
-    shown = [figure.to_html(full_html=False, include_plotlyjs=False) for figure in plots]
-    bad = tables.unfinished(points)
-    parts = [
-        f"<h1>{escape(title)}</h1><p>{escape(tables.counts(points))}</p>",
-        _table(rows, keys, metric, higher),
-        f'<p class="note">{escape(tables.explain(rows, metric))}</p>',
-        f'<p class="note">In MLflow, while it runs: <a href="{escape(link)}">compare these runs</a></p>'
-        if link
-        else "",
-        *shown,
-        "<h2>Not finished</h2><ul>" + "".join(f"<li>{escape(line)}</li>" for line in bad) + "</ul>" if bad else "",
-    ]
-    head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'
-    script = f"<script>{get_plotlyjs()}</script>" if shown else ""
-    body = "\n".join(part for part in parts if part)
-    return f"<!doctype html><html><head>{head}{script}</head><body>{body}<script>{SORT}</script></body></html>\n"
+@dataclass
+class Page:
+    """``rows``: best first. ``links``: words to addresses of MLflow's own pages on these runs."""
+
+    title: str
+    points: list[Point]
+    rows: list[Group]
+    keys: list[str]
+    metric: str
+    higher: bool
+    links: dict[str, str]
+    command: str
+    remarks: Sequence[str]
+
+    def text(self) -> str:
+        """The whole page."""
+        plots = figures(self.points, self.rows, self.keys, self.metric, self.higher)
+        shown = [figure.to_html(full_html=False, include_plotlyjs=False) for figure in plots]
+        parts = [*self._top(), *shown, *self._runs()]
+        head = f'<meta charset="utf-8"><title>{escape(self.title)}</title><style>{STYLE}</style>'
+        script = f"<script>{get_plotlyjs()}</script>" if shown else ""
+        body = "\n".join(part for part in parts if part)
+        return f"<!doctype html><html><head>{head}{script}</head><body>{body}<script>{SORT}</script></body></html>\n"
+
+    def _top(self) -> list[str]:
+        bad = [point for point in self.points if point.state != "finished"]
+        state = escape(tables.counts(self.points))
+        below = ' (<a href="#unfinished">which</a>)' if bad else ""
+        names = measured(self.rows)
+        best = {number for number, row in enumerate(self.rows[:1]) if row.mean is not None}
+        heads = tables.header(self.rows, self.keys, self.metric)
+        linked = [f'<a href="{escape(address)}">{escape(words)}</a>' for words, address in self.links.items()]
+        return [
+            f"<h1>{escape(self.title)}</h1>",
+            f'<p class="best">{escape(tables.headline(self.rows, self.metric))}</p>',
+            f"<p{' class=bad' if bad else ''}>{state}{below}</p>",
+            *(f'<p class="bad">{escape(remark)}</p>' for remark in self.remarks),
+            _table(heads, [tables.cells(row, names) for row in self.rows], best),
+            f'<p class="note">{escape(tables.explain(self.rows, self.metric))}</p>',
+            f'<p class="note">In MLflow, while it runs: {", ".join(linked)}</p>' if linked else "",
+        ]
+
+    def _runs(self) -> list[str]:
+        unfinished = tables.unfinished(self.points)
+        parts = []
+        if unfinished:
+            lines = "".join(f"<li>{escape(line)}</li>" for line in unfinished)
+            parts.append(f'<h2 id="unfinished">Not finished</h2><ul>{lines}</ul>')
+        if tables.each_run_matters(self.points, self.rows):
+            opened = " open" if len(self.points) <= OPEN else ""
+            table = _table(*tables.every_run(self.points, self.keys, self.metric))
+            parts.append(f"<details{opened}><summary>Every run</summary>{table}</details>")
+        return [*parts, f'<p class="note">Started by <code>{escape(self.command)}</code></p>' if self.command else ""]
 
 
-def _table(rows: list[Group], keys: list[str], metric: str, higher: bool) -> str:
-    names = measured(rows)
-    heads = "".join(f"<th>{escape(head)}</th>" for head in tables.header(rows, keys, metric))
-    best = tables.ranked(rows, higher)[0] if rows else None
+def _table(heads: list[str], rows: list[list[str]], best: frozenset[int] | set[int] = frozenset()) -> str:
+    """A column is one of numbers, and its head on the right, where every cell with something in it is a number."""
+    columns = [[row[place] for row in rows] for place in range(len(heads))]
+    numeric = [any(column) and all(not cell or _numeric(cell) for cell in column) for column in columns]
+    marks = [' class="n"' if one else "" for one in numeric]
+    top = "".join(f"<th{mark}>{escape(head)}</th>" for head, mark in zip(heads, marks, strict=True))
     lines = []
-    for row in rows:
-        marks = ' class="best"' if row is best and row.mean is not None else ""
-        cells = "".join(_cell(text) for text in tables.cells(row, names))
-        lines.append(f"<tr{marks}>{cells}</tr>")
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    for number, row in enumerate(rows):
+        inside = "".join(f"<td{mark}>{escape(cell)}</td>" for cell, mark in zip(row, marks, strict=True))
+        lines.append(f"<tr{' class=best' if number in best else ''}>{inside}</tr>")
+    body = "".join(lines)
+    return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _cell(text: str) -> str:
-    numeric = text[:1].isdigit() or text[:1] in "+-–"
-    return f"<td{' class=n' if numeric else ''}>{escape(text)}</td>"
+def _numeric(text: str) -> bool:
+    return text == "–" or text.lstrip("+-−").replace(",", "").replace(".", "", 1).split(" ")[0].isdigit()

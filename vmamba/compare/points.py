@@ -10,6 +10,8 @@ from pathlib import Path
 import yaml
 
 from vmamba.config.errors import UserError
+from vmamba.launch.folder import SweepFolder
+from vmamba.launch.points import points as standing
 from vmamba.tracking.atomic import read_json
 from vmamba.tracking.describe import flat
 from vmamba.tracking.folder import RunFolder
@@ -36,6 +38,8 @@ class Point:
     asked: dict[str, str]
     state: str  # of RunFolder's status, or "absent" where nothing has been written yet
     error: str = ""
+    note: str = ""  # what else there is to say of the state: "preempted 2x"
+    log: Path | None = None  # what its job printed, where that is known
     result: dict = field(default_factory=dict)
 
     @property
@@ -46,6 +50,11 @@ class Point:
     @property
     def higher_is_better(self) -> bool:
         return bool(self.config.get("task.higher_is_better", True))
+
+    @property
+    def standing(self) -> str:
+        """The state in words."""
+        return f"{self.state}, {self.note}" if self.note else self.state
 
     def score(self, metric: str) -> float | None:
         """The run's best evaluation of ``metric`` (its final one where another metric chose the best checkpoint)."""
@@ -71,24 +80,38 @@ class Point:
         return "(default)"
 
 
-def collect(paths: Iterable[Path]) -> list[Point]:
-    """The runs of sweep folders and run folders, in order. UserError for a path that is neither."""
+def collect(paths: Iterable[Path]) -> tuple[list[Point], list[str]]:
+    """The runs of sweep folders and run folders, in order, and a line for whatever could not be had.
+
+    UserError, with the first of these lines, if there is no run at all.
+    """
     found: list[Point] = []
+    remarks: list[str] = []
     for path in map(Path, paths):
         if not path.is_dir():
-            raise UserError(f"{path}: no such folder; name a sweep folder or run folders, e.g. outputs/sweep-NAME-DATE")
-        runs = [path] if is_run(path) else _runs_of(path)
-        if not runs:
-            raise UserError(
+            remarks.append(f"{path}: no such folder; name a sweep folder or run folders, e.g. outputs/sweep-NAME-DATE")
+        elif is_sweep(path):
+            runs, said = _of_sweep(SweepFolder(path))
+            found, remarks = found + runs, remarks + said
+        elif runs := [path] if is_run(path) else _runs_of(path):
+            found += map(read, runs)
+        else:
+            remarks.append(
                 f"{path}: neither a run folder nor a sweep folder (no config.yaml in it, nor one level down)"
             )
-        found += [read(run) for run in runs]
-    return found
+    if not found:
+        raise UserError(remarks[0] if remarks else "name a sweep folder or run folders; see --help")
+    return found, remarks
 
 
 def is_run(path: Path) -> bool:
     """Whether a folder is a run's."""
     return (path / "config.yaml").is_file() or (path / "status.json").is_file()
+
+
+def is_sweep(path: Path) -> bool:
+    """Whether a folder is a sweep's that was submitted."""
+    return SweepFolder(path).jobs.is_file()
 
 
 def read(path: Path) -> Point:
@@ -103,6 +126,22 @@ def read(path: Path) -> Point:
     except (yaml.YAMLError, ValueError, TypeError, UserError) as error:
         point.error = f"{path}: not readable ({str(error).splitlines()[0]})"
     return point
+
+
+def _of_sweep(sweep: SweepFolder) -> tuple[list[Point], list[str]]:
+    """The points of a sweep; where its launcher can be asked, it has a say in how they stand."""
+    found = {number: read(sweep.run(line).path) for number, line in sweep.latest().items()}
+    try:
+        rows = standing(sweep.path)
+    except UserError as reason:
+        return list(found.values()), [f"{sweep.path.name}: states by the run folders alone: {reason}"]
+    for row in rows:
+        point = found[row.number]
+        point.state, point.note = row.state, row.words().removeprefix(row.state).lstrip(", ")
+        point.log = row.log if row.log.is_file() else None
+        if row.broken:
+            point.error = point.error or row.last
+    return list(found.values()), []
 
 
 def _runs_of(sweep: Path) -> list[Path]:

@@ -1,63 +1,84 @@
-"""MLflow's side of a comparison: from runs in a store to their folders, the compare page, the report beside them."""
+"""MLflow's side of a comparison: from runs in a store to their folders, its own pages on them, the report in it."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
+from vmamba.compare import views
 from vmamba.compare.points import Point
+from vmamba.compare.report import Report
 from vmamba.config.errors import UserError
-from vmamba.tracking import store
+from vmamba.launch.folder import SweepFolder
+from vmamba.tracking import parent, store
 from vmamba.tracking.atomic import read_json
+from vmamba.tracking.folder import RunFolder
 
-LONGEST = 100  # runs in a link: browsers and servers cut longer addresses
+LONGEST = 100  # runs that MLflow's compare page is asked for: it fetches and draws each
 
 
 def folders(uri: str, *, ids: Iterable[str] = (), query: str = "", experiment: str = "vmamba") -> list[Path]:
     """The folders of the runs with these ids, or of those a filter finds ("tags.sweep = 'x' and params.seed = '0'").
 
-    UserError for an unknown run or experiment, a filter MLflow does not take, or runs whose folders are not here.
+    UserError for a store that cannot be asked, an unknown run or experiment, a filter MLflow does not take, or runs
+    whose folders are not here.
     """
-    client = store.connect(uri)
     try:
         with store.refusals(uri):
+            client = store.connect(uri)
             runs = [client.get_run(run) for run in ids] if ids else _search(client, query, experiment)
     except store.NotDelivered as error:
         raise UserError(str(error)) from error
     if not runs:
         raise UserError(f"{uri}: no run fits --filter {query!r} in experiment {experiment}")
-    paths = [Path(run.data.tags.get("run_folder", "")) for run in runs if "run_folder" in run.data.tags]
+    paths = [Path(run.data.tags["run_folder"]) for run in runs if "run_folder" in run.data.tags]
     here = [path for path in paths if path.is_dir()]
     if not here:
         raise UserError(f"{uri}: found {len(runs)} runs, but none of their run folders is on this machine")
     return here
 
 
-def compare_link(points: list[Point], base: str) -> str:
-    """MLflow's compare page for these runs, on a server at ``base``; empty if none of them is in a store."""
-    known = [found for point in points if (found := _stored(point))][:LONGEST]
+def compare_link(runs: list[RunFolder], uri: str, base: str) -> tuple[str, int]:
+    """MLflow's compare page for those of these runs that are in the store ``uri``, and how many it compares.
+
+    ``base``: the server's address. An empty address if none of them is there.
+    """
+    known = [found for run in runs if (found := stored(run, uri))][:LONGEST]
     if not known:
-        return ""
+        return "", 0
     ids = quote(json.dumps([run for run, _ in known]))
     experiments = quote(json.dumps(list(dict.fromkeys(experiment for _, experiment in known))))
-    return f"{base.rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}"
+    return f"{base.rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}", len(known)
 
 
-def uri_of(points: list[Point]) -> str | None:
-    """The store the first delivered run is in."""
-    for point in points:
-        for uri, state in (read_json(point.folder.mlflow).get("stores") or {}).items():
-            if state.get("run_id"):
-                return uri
-    return None
+def uri_of(runs: list[RunFolder]) -> str | None:
+    """The store that the most of these runs are in."""
+    stores = [uri for run in runs for uri, state in _stores(run).items() if state.get("run_id")]
+    return max(dict.fromkeys(stores), key=stores.count, default=None)
 
 
-def log_report(uri: str, run_id: str, *paths: Path) -> None:
-    """Puts the report's files beside the parent run of a sweep. Raises ``store.NotDelivered`` if the store fails."""
-    with store.refusals(uri):
-        client = store.connect(uri)
-        for path in paths:
-            client.log_artifact(run_id, str(path), "report")
+def stored(run: RunFolder, uri: str) -> tuple[str, str] | None:
+    """The run's and the experiment's id in a store; None if it is not there."""
+    state = _stores(run).get(uri) or {}
+    return (state["run_id"], state["experiment_id"]) if state.get("run_id") else None
+
+
+class Parent:
+    """The parent run of a sweep in a store. Making it and ``put`` raise ``store.NotDelivered`` if the store fails."""
+
+    def __init__(self, sweep: SweepFolder, runs: list[RunFolder], uri: str) -> None:
+        self.name, self.uri = sweep.path.name, uri
+        self.experiment = next(found[1] for run in runs if (found := stored(run, uri)))
+        with store.refusals(uri):
+            self.client = store.connect(uri)
+            self.run = parent.ensure(self.client, uri, self.experiment, sweep.info)
+
+    def put(self, done: Report, points: list[Point]) -> None:
+        """The report's files, and the view on the points."""
+        with store.refusals(self.uri):
+            for path in (done.markdown, done.csv, done.html):
+                self.client.log_artifact(self.run, str(path), "report")
+            views.save(self.client, self.experiment, self.run, self.name, points, done)
 
 
 def _search(client, query: str, experiment: str) -> list:
@@ -72,8 +93,5 @@ def _search(client, query: str, experiment: str) -> list:
             return runs
 
 
-def _stored(point: Point) -> tuple[str, str] | None:
-    for state in (read_json(point.folder.mlflow).get("stores") or {}).values():
-        if state.get("run_id"):
-            return state["run_id"], state["experiment_id"]
-    return None
+def _stores(run: RunFolder) -> dict:
+    return read_json(run.mlflow).get("stores") or {}

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from pathlib import Path
 
 from vmamba.compare.groups import SEED, Group, measured, short
@@ -15,32 +16,44 @@ HEADS = {
     "rss_peak_gib": "process peak (GiB)",
     "seconds": "seconds",
 }
-
-
 CSV = {"params": "params_M"}
 
 
 def header(rows: list[Group], keys: list[str], metric: str) -> list[str]:
     """The columns of the table: the axes, runs, the metric, the difference, its worth, and what else was measured."""
     held = [short(key) for key in keys if key != SEED] or ["run"]
-    return [*held, "runs", metric, "difference", "", *(HEADS[name] for name in measured(rows))]
+    return [*held, "runs", metric, "vs baseline", "significance", *(HEADS[name] for name in measured(rows))]
 
 
 def cells(row: Group, names: list[str]) -> list[str]:
     """One row, as text."""
     left = list(row.values.values()) or [row.points[0].name]
-    score = "–" if row.mean is None else f"{row.mean:.2f}" if row.std is None else f"{row.mean:.2f} ± {row.std:.2f}"
-    difference = "" if row.difference is None else f"{row.difference:+.2f}"
+    difference = "" if row.difference is None else f"{row.difference:+.{decimals(row.mean)}f}"
     done, all_ = len(row.scores), len(row.points)
     runs = str(done) if done == all_ else f"{done} of {all_}"
-    return [*left, runs, score, difference, row.hint, *(number(row.measure(name)) for name in names)]
+    return [*left, runs, spread(row), difference, row.hint, *(number(row.measure(name)) for name in names)]
+
+
+def spread(row: Group) -> str:
+    """ "82.13 ± 0.15", without the second where there is none, "–" without a score."""
+    if row.mean is None:
+        return "–"
+    places = decimals(row.mean)
+    return f"{row.mean:.{places}f}" + ("" if row.std is None else f" ± {row.std:.{places}f}")
+
+
+def decimals(value: float) -> int:
+    """Places behind the point of a metric: two for percentages, four for what is below one."""
+    return 2 if abs(value) >= 1 else 4
 
 
 def number(value: float | None) -> str:
     """Three significant digits, without an exponent."""
     if value is None:
         return "–"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if abs(value) >= 100 or not value:
+        return f"{value:,.0f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
 def ranked(rows: list[Group], higher: bool) -> list[Group]:
@@ -48,45 +61,83 @@ def ranked(rows: list[Group], higher: bool) -> list[Group]:
     return sorted(rows, key=lambda row: (row.mean is None, -(row.mean or 0) if higher else (row.mean or 0)))
 
 
-def markdown(title: str, points: list[Point], rows: list[Group], keys: list[str], metric: str) -> str:
-    """The report as text: what there is, the table, and what did not end well."""
+def headline(rows: list[Group], metric: str) -> str:
+    """What came out, in one sentence. ``rows``: best first."""
+    scored = [row for row in rows if row.mean is not None]
+    if not scored:
+        return f"No run has {metric} yet."
+    best, said = scored[0], f"{metric} {spread(scored[0])}"
+    if len(scored) == 1:
+        return f"{best.label}: {said}."
+    if best.baseline:
+        return f"Best is the baseline, {best.label}: {said}. Next, {against(scored[1])}."
+    return f"Best: {best.label}, {said}, {against(best, named=False)}."
+
+
+def against(row: Group, named: bool = True) -> str:
+    """A row's distance from the baseline, and what it is worth."""
+    worth = f" ({row.hint})" if row.hint else ""
+    distance = f"{row.difference:+.{decimals(row.mean)}f} against the baseline{worth}"
+    return f"{row.label}: {distance}" if named else distance
+
+
+def markdown(
+    title: str, points: list[Point], rows: list[Group], keys: list[str], metric: str, most: int | None = None
+) -> str:
+    """The report as text: what came out, the table, the runs, what did not end well. ``most``: rows shown, at most."""
     names = measured(rows)
-    head = header(rows, keys, metric)
-    lines = [
-        f"# {title}",
-        "",
-        counts(points),
-        "",
-        "| " + " | ".join(head) + " |",
-        "| " + " | ".join("---" for _ in head) + " |",
-    ]
-    lines += ["| " + " | ".join(_escaped(cell) for cell in cells(row, names)) + " |" for row in rows]
+    lines = [f"# {title}", "", f"{counts(points)}. {headline(rows, metric)}", ""]
+    lines += _table(header(rows, keys, metric), [cells(row, names) for row in rows[:most]])
+    if most is not None and len(rows) > most:
+        lines += ["", f"… and {len(rows) - most} more rows, in the report."]
     lines += ["", explain(rows, metric)]
+    if most is None and each_run_matters(points, rows):
+        lines += ["", "## Every run", "", *_table(*every_run(points, keys, metric))]
     if bad := unfinished(points):
-        lines += ["", "## Not finished", "", *(f"- {line}" for line in bad)]
+        lines += ["", "## Not finished", "", *(f"- {line}" for line in bad[:most])]
     return "\n".join(lines) + "\n"
 
 
 def explain(rows: list[Group], metric: str) -> str:
     """One line under the table: what its numbers are."""
     base = next((row.label for row in rows if row.baseline), "none")
+    tests = sum(row.p is not None for row in rows)
+    many = f" These are {tests} tests: at p < 0.05 one in twenty is significant by chance." if tests > 3 else ""
     return (
         f"{metric} of each run's best evaluation: mean ± sample standard deviation over the runs of a row. "
-        f"Difference to the baseline ({base}), with Welch's t-test where both have two runs or more."
+        f"The baseline is {base}; Welch's t-test against it where both have two runs or more.{many}"
     )
 
 
 def counts(points: list[Point]) -> str:
     """ "12 runs: 10 finished, 1 failed, 1 running"."""
     states = [point.state for point in points]
-    parts = [f"{states.count(state)} {state}" for state in dict.fromkeys(states)]
+    order = dict.fromkeys(("finished", "running", "queued", *states))
+    parts = [f"{states.count(state)} {state}" for state in order if state in states]
     return f"{len(points)} run{'s' * (len(points) != 1)}: {', '.join(parts)}"
+
+
+def each_run_matters(points: list[Point], rows: list[Group]) -> bool:
+    """Whether the runs say more than the rows do."""
+    return len(rows) < len(points) or any(point.note for point in points)
+
+
+def every_run(points: list[Point], keys: list[str], metric: str) -> tuple[list[str], list[list[str]]]:
+    """A row a run: its axes, how it stands, its score, and what it took."""
+    lines = []
+    for point in points:
+        score = point.score(metric)
+        shown = "–" if score is None else f"{score:.{decimals(score)}f}"
+        took = [number(point.measures.get(name)) for name in ("images_per_s", "seconds")]
+        lines.append([point.name, *(point.value(key) for key in keys), point.standing, shown, *took])
+    return ["run", *map(short, keys), "state", metric, HEADS["images_per_s"], HEADS["seconds"]], lines
 
 
 def unfinished(points: list[Point]) -> list[str]:
     """One line for every run that has not finished, with the reason where one is known."""
     return [
-        f"{point.name}: {point.state}{': ' + point.error.splitlines()[0] if point.error else ''} ({point.folder.path})"
+        f"{point.name}: {point.standing}{': ' + point.error.splitlines()[0] if point.error else ''} "
+        f"({point.log or point.folder.path})"
         for point in points
         if point.state != "finished" or point.error
     ]
@@ -105,5 +156,6 @@ def write_csv(path: Path, points: list[Point], keys: list[str], metric: str) -> 
     path.write_text(text.getvalue(), encoding="utf-8")
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]

@@ -9,7 +9,7 @@
       code/          the code as it was at submission (launcher=slurm and subprocess); the jobs run from it
       logs/N.log     what the job of point N prints (launcher=subprocess); pool.log: of the process that hands them out
       slurm/         submitit's own files, and there what the jobs print: JOB_0_log.out (launcher=slurm)
-      report.md …    the table (``vmamba.launch.report``)
+      report/        report.html, report.md, report.csv, written as the last point ends (``vmamba.compare``)
       0/ 1/ 2/ …     run folders: config.yaml (resolved, frozen at submission), overrides.yaml, status.json, …
 
 A line of ``jobs.jsonl``::

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vmamba.config import rules
 from vmamba.config.errors import UserError
-from vmamba.launch import snapshot, turns
+from vmamba.launch import report, snapshot, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.tracking.folder import RunFolder
 
@@ -104,7 +104,7 @@ class Pool:
             for entry in [entry for entry in self.running if entry[0].poll() is not None]:
                 self.running.remove(entry)
                 self._ended(*entry)
-        report(self.sweep)
+        report.write(self.sweep)
 
     def _start(self, line: dict, slot: str | None) -> None:
         folder, tasks = self.sweep.run(line), self.launcher["tasks"] or (slot or "").count(",") + 1
@@ -149,16 +149,6 @@ class Pool:
         self.leaving = True
         for child, _, _ in self.running:
             child.send_signal(signal.SIGTERM)
-
-
-def report(sweep: SweepFolder) -> None:
-    """The table of the sweep, so far as it can be written: it is not to spoil what has been run."""
-    try:
-        from vmamba.launch.report import report as write
-
-        log.info("report: %s", write(sweep.path))
-    except Exception:
-        log.exception("the report was not written")
 
 
 def alive(job: str) -> bool:

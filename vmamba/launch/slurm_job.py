@@ -10,7 +10,7 @@ import sys
 import time
 from pathlib import Path
 
-from vmamba.launch import turns
+from vmamba.launch import report, turns
 from vmamba.tracking.atomic import write_text
 
 log = logging.getLogger("vmamba")
@@ -45,6 +45,8 @@ class SlurmPoint:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             if not main or _running():
                 time.sleep(PATIENCE)  # the requeue ends this process; leaving first would make the job a failed one
+        elif main:
+            report.write_if_last(Path(self.folder))
         if code:
             sys.exit(code)
 

@@ -22,7 +22,7 @@ from vmamba.config.compose import update
 from vmamba.config.errors import UserError
 from vmamba.config.schema import Launcher, Run
 from vmamba.engine.signals import Killed
-from vmamba.launch import local, pool, slurm, snapshot, table, turns
+from vmamba.launch import local, pool, report, slurm, snapshot, table, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import Frozen, freeze
 from vmamba.launch.points import points
@@ -190,12 +190,13 @@ def _followed(sweep: SweepFolder, process) -> dict:
         if process:
             process.wait()  # it writes the report
         else:
-            pool.report(sweep)
+            report.write(sweep)
     except KeyboardInterrupt:
         where = table.relative(sweep.path)
         print(f"\nthe sweep goes on without this terminal; it ends with: python -m vmamba.sweep cancel {where}")
         sys.exit(130)
     table.show(rows)
+    report.say(sweep)
     return {row.number: row.value for row in rows if row.state == "finished"}
 
 
@@ -206,8 +207,9 @@ def _here(sweep: SweepFolder, lines: list[dict]) -> dict:
         log.warning("the sweep goes on with: python -m vmamba.sweep resume %s", table.relative(sweep.path))
         raise
     finally:
-        pool.report(sweep)
+        report.write(sweep)
     table.show(points(sweep.path))
+    report.say(sweep)
     return values
 
 
