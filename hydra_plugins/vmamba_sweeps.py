@@ -1,6 +1,7 @@
 """What Hydra loads at its start: where ``sweeps/`` is, and the sweeper that reads a file's list of points."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_search_path import ConfigSearchPath
@@ -25,11 +26,23 @@ ConfigStore.instance().store(group="hydra/sweeper", name="vmamba", node=SweeperC
 
 
 class PointsSweeper(BasicSweeper):
-    """A grid (``params``), a list (``points``), or every point of the list with every corner of the grid."""
+    """A grid (``params``), a list (``points``), or every point of the list with every corner of the grid.
+
+    With ``search.trials`` those of a grid that a search chooses.
+    """
 
     def __init__(self, max_batch_size: int | None, params: dict | None = None, points: list | None = None) -> None:
         super().__init__(max_batch_size, params)
         self.points = points or []
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """All of these runs, or with ``search.trials`` those that a search chooses."""
+        if not self.config.search.trials:
+            return super().sweep(arguments)
+        from vmamba.launch.search import from_hydra
+
+        words = [*(f"{key}={values}" for key, values in self.params.items()), *arguments]
+        return from_hydra(self.hydra_context.config_loader, self.config, words, self.points)
 
     def split_arguments(self, overrides: list, max_batch_size: int | None) -> list:
         """The batches of runs that Hydra hands to the launcher."""

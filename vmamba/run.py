@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from vmamba.config import rules
-from vmamba.config.compose import compose, composed, first_point, load, register, validate
+from vmamba.config.compose import check_axes, compose, composed, first_point, load, register, validate
 from vmamba.config.errors import UserError
 from vmamba.config.paths import conf_dir
 from vmamba.config.points import FILES
@@ -31,7 +31,9 @@ AGAIN = ("--from", "--resume")  # flags that take a run folder
 
 def main() -> None:
     """The entry point of ``python -m vmamba.run`` and of the console script."""
-    words = sys.argv[1:]
+    words = sys.argv[1:] = sorted(
+        sys.argv[1:], key=lambda word: word not in ("-m", "--multirun")
+    )  # first, for argparse
     if words and words[0] in COMMANDS:
         sys.exit(importlib.import_module(COMMANDS[words[0]]).main(words[1:]))
     try:
@@ -84,11 +86,16 @@ def _check(words: list[str]) -> None:
     if shows_only:
         compose(overrides)
     elif "-m" in words or "--multirun" in words or any(word.partition("=")[0] in FILES for word in overrides):
-        composed(overrides)  # the rules are for the points, which the launcher holds against them
+        cfg = composed(overrides)  # the rules are for the points, which the launcher holds against them
+        if not cfg.search.trials:
+            check_axes(_overrides(words))
     else:
         from vmamba.launch.submit import cuda_there
 
+        check_axes(_overrides(words))
         run, cfg = compose(overrides)
+        if run.search.trials:
+            raise UserError(f"search.trials={run.search.trials}: it is a sweep; add -m and axes, or sweep=search")
         validate(cfg, cuda=cuda_there(run))
 
 

@@ -39,14 +39,16 @@ def status(folder: Path) -> int:
     """Prints the table."""
     rows = points(folder)
     table.show(rows)
+    _say_search(SweepFolder(folder), rows)
     return _code(rows)
 
 
 def wait(folder: Path, seconds: float) -> int:
     """Stays until every point has ended."""
     points(folder)
-    rows = table.follow(folder, seconds)
+    rows = table.follow(folder, seconds, more=SweepFolder(folder).busy)
     table.show(rows)
+    _say_search(SweepFolder(folder), rows)
     reports.write(SweepFolder(folder))
     reports.say(SweepFolder(folder))
     return _code(rows)
@@ -55,25 +57,47 @@ def wait(folder: Path, seconds: float) -> int:
 def resume(folder: Path, words: list[str]) -> int:
     """Submits the points again that have failed, were killed or never began; those queued or running stay as they are.
 
-    ``words``: changes of the launcher, ``launcher.time=600``.
+    Of a search those that were killed (a failed trial is a result), and then the trials that are left.
+    ``words``: changes of the launcher, ``launcher.time=600``; ``search.trials=40`` makes a search longer.
     """
-    from vmamba.launch import submit
-
     sweep = SweepFolder.existing(folder)
     with sweep.lock():
         rows, latest = points(folder), sweep.latest()
+        if sweep.search.is_file():
+            return _resume_search(sweep, rows, words)
         left = [latest[row.number] for row in rows if row.broken]
         if not left:
             print(f"nothing to resume: {table.summary(rows)}")
             return 0
-        launcher = submit.changed(sweep.read_info()["launcher"], words)
-        submit.again(sweep, left, launcher)
+        from vmamba.launch import submit
+
+        submit.again(sweep, left, submit.changed(sweep.read_info()["launcher"], words))
     return 0
+
+
+def _resume_search(sweep: SweepFolder, rows: list[Point], words: list[str]) -> int:
+    from vmamba.launch import search, space, submit
+
+    found = space.Space.of(sweep)
+    launcher = submit.changed(sweep.read_info()["launcher"], [word for word in words if not word.startswith("search.")])
+    found = found.changed(words)
+    left = [sweep.latest()[row.number] for row in rows if row.state == "killed"]
+    if not left and len(rows) >= found.trials:
+        print(f"nothing to resume: {table.summary(rows)}; search.trials={2 * len(rows)} makes the search longer")
+        return 0
+    found.write(sweep)
+    turns.restore(sweep.run({"folder": "."}))
+    if left:
+        submit.again(sweep, left, launcher, wait=True)
+    search.go_on(sweep, found)
+    return _code(points(sweep.path))
 
 
 def cancel(folder: Path) -> int:
     """Ends what has not ended: queued jobs at once, running ones after they have saved."""
     sweep = SweepFolder.existing(folder)
+    if sweep.search.is_file():
+        turns.cancel(sweep.run({"folder": "."}))  # for the process that would ask for more
     rows, latest = points(folder), sweep.latest()
     left = [row for row in rows if row.state not in ENDED]
     if not left:
@@ -112,6 +136,18 @@ def _interrupt(sweep: SweepFolder, line: dict, row: Point) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
+def _say_search(sweep: SweepFolder, rows: list[Point]) -> None:
+    """How far the search is, if it is one, and whether anybody is at it."""
+    if not sweep.search.is_file():
+        return
+    from vmamba.launch import search, space
+
+    found = space.Space.of(sweep)
+    print(search.summary(sweep, found, rows))
+    if len(rows) < found.trials and not sweep.busy():
+        print(f"  its process is gone; it goes on with: python -m vmamba.sweep resume {table.relative(sweep.path)}")
+
+
 def _code(rows: list[Point]) -> int:
     return int(any(row.broken for row in rows))
 
@@ -132,7 +168,12 @@ def _parser() -> argparse.ArgumentParser:
     stay = command("wait", "stay until all points have ended", lambda given: wait(given.folder, given.seconds))
     stay.add_argument("--seconds", type=float, default=5.0, help="between two looks; default: %(default)s")
     more = command("resume", "submit again what failed or never ran", lambda given: resume(given.folder, given.words))
-    more.add_argument("words", nargs="*", metavar="launcher.KEY=VALUE", help="changes, e.g. launcher.time=600")
+    more.add_argument(
+        "words",
+        nargs="*",
+        metavar="launcher.KEY=VALUE",
+        help="changes, e.g. launcher.time=600; of a search search.trials=40 too",
+    )
     command("cancel", "end what is queued or running", lambda given: cancel(given.folder))
     command("report", "write the report, also while the sweep runs", lambda given: report(given.folder))
     return parser

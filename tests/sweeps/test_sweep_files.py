@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from vmamba.config.compose import choices, compose, first_point
+from vmamba.config.compose import check_axes, choices, compose, first_point
 from vmamba.config.errors import UserError
 from vmamba.config.paths import PACKAGE
 from vmamba.config.points import expand
@@ -21,7 +22,15 @@ IDS = [f"{path.parent.name}={path.stem}" for path in FILES]
 def points(path: Path, *words: str) -> list[list[str]]:
     sweeper = yaml.safe_load(path.read_text())["hydra"]["sweeper"]
     params = {key: str(value) for key, value in sweeper.get("params", {}).items()}
+    if "search" in yaml.safe_load(path.read_text()):  # intervals: a point at both ends of all
+        ends = [first_point([*(f"{key}={ends}" for key, ends in params.items())]), _upper_ends(params)]
+        return [[f"{path.parent.name}={path.stem}", *words, *point] for point in ends]
     return expand(params, sweeper.get("points", []), [f"{path.parent.name}={path.stem}", *words])
+
+
+def _upper_ends(params: dict[str, str]) -> list[str]:
+    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    return [f"{override.get_key_element()}={override.value().end}" for override in parsed]
 
 
 @pytest.mark.parametrize("path", FILES, ids=IDS)
@@ -71,7 +80,6 @@ def test_grid_list_and_command_line_make_the_points(params, lines, words, expect
     ("words", "part"),
     [
         (["ablation=norm,init"], "takes one file"),
-        (["seed=interval(0,1)"], "separate values"),
         (["ablation=nrm"], "Did you mean 'norm'?"),
         (["sweep=seed"], "Did you mean 'seeds'?"),
     ],
@@ -80,6 +88,12 @@ def test_a_mistake_gets_one_line(words, part):
     with pytest.raises(UserError, match=part) as refused:
         compose(first_point(words))
     assert "\n" not in str(refused.value)
+
+
+def test_an_interval_is_for_a_search_alone():
+    with pytest.raises(UserError, match="separate values"):
+        check_axes(["seed=interval(0,1)"])
+    assert first_point(["seed=int(interval(3,9))"]) == ["seed=3"]
 
 
 def run(cwd: Path, *words: str) -> str:

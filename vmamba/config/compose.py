@@ -6,7 +6,8 @@ launcher and ``--from`` use.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -112,22 +114,33 @@ def _roots() -> list[Path]:
 
 
 def first_point(words: Iterable[str]) -> list[str]:
-    """Command-line overrides with every sweep cut down to its first value, and Hydra's own left out."""
-    try:
-        parsed = OverridesParser.create().parse_overrides(list(words))
-    except OverrideParseException as error:
-        raise UserError(f"'{error.override}' is not of the form key=value") from error
+    """Command-line overrides with every axis cut down to its first value, and Hydra's own left out."""
     plain = []
-    for override in parsed:
-        if override.key_or_group.split(".")[0].split("/")[0] == "hydra":
-            continue
-        check_axis(override)
+    for override in _parsed(words):
+        check_axis(override, search=True)
         if override.is_sweep_override():
-            first = next(iter(override.sweep_string_iterator()))
+            first = (
+                next(iter(override.sweep_string_iterator())) if override.is_discrete_sweep() else override.value().start
+            )
             plain.append(f"{override.get_key_element()}={first}")
         else:
             plain.append(override.input_line)
     return plain
+
+
+def check_axes(words: Iterable[str]) -> None:
+    """UserError for an axis without separate values, as only a search takes them."""
+    for override in _parsed(words):
+        check_axis(override)
+
+
+def _parsed(words: Iterable[str]) -> list[Override]:
+    """Command-line overrides but for Hydra's own."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(words))
+    except OverrideParseException as error:
+        raise UserError(f"'{error.override}' is not of the form key=value") from error
+    return [o for o in parsed if o.key_or_group.split(".")[0].split("/")[0] != "hydra"]
 
 
 def _choose(cfg: DictConfig, group: str, choice: str) -> None:
@@ -161,19 +174,25 @@ def composed(overrides: list[str]) -> DictConfig:
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="vmamba"):
-            try:
-                return hydra_compose("config", overrides=overrides)
-            except MissingConfigException as error:
-                group, _, value = (error.missing_cfg_file or "").rpartition("/")
-                line = _unknown_choice(group, value) if group else str(error).splitlines()[0]
-                raise UserError(line) from error
-            except OverrideParseException as error:
-                raise UserError(f"'{error.override}' is not of the form key=value") from error
-            except ConfigCompositionException as error:
-                raise UserError(_explain(error.__cause__ or error)) from error
+        with initialize_config_dir(str(conf_dir()), version_base="1.3", job_name="vmamba"), explained():
+            return hydra_compose("config", overrides=overrides)
     finally:
         GlobalHydra.instance().hydra = before
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """What Hydra says of overrides that do not compose, as a ``UserError`` of one line."""
+    try:
+        yield
+    except MissingConfigException as error:
+        group, _, value = (error.missing_cfg_file or "").rpartition("/")
+        line = _unknown_choice(group, value) if group else str(error).splitlines()[0]
+        raise UserError(line) from error
+    except OverrideParseException as error:
+        raise UserError(f"'{error.override}' is not of the form key=value") from error
+    except ConfigCompositionException as error:
+        raise UserError(_explain(error.__cause__ or error)) from error
 
 
 def _unknown_choice(group: str, value: str) -> str:

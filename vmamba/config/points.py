@@ -28,16 +28,20 @@ def expand(params: dict[str, str], points: Iterable[str], words: Iterable[str]) 
     return [list(run) for run in dict.fromkeys(map(tuple, runs))]
 
 
-def check_axis(override: Override) -> None:
-    """Refuses an axis without separate values, and ``ablation=a,b``, of which Hydra would make two plain runs."""
+def check_axis(override: Override, search: bool = False) -> None:
+    """Refuses an axis without separate values, if it is not for a search, and ``ablation=a,b``, of which Hydra would
+    make two plain runs."""
     if override.key_or_group in FILES and override.is_sweep_override():
         raise UserError(
             f"{override.input_line}: takes one file; start each by itself, or combine an ablation with a sweep "
             "(ablation=norm sweep=seeds)"
         )
-    if override.is_sweep_override() and not override.is_discrete_sweep():
+    if override.is_sweep_override() and not override.is_discrete_sweep() and not search:
         key = override.get_key_element()
-        raise UserError(f"{override.input_line}: an axis needs separate values, e.g. {key}=1,2 or {key}=range(1,5)")
+        raise UserError(
+            f"{override.input_line}: an axis needs separate values, e.g. {key}=1,2 or {key}=range(1,5); an interval is "
+            "for a search, search.trials=20"
+        )
 
 
 def _values(override: Override) -> list[str]:

@@ -19,7 +19,7 @@ def broken(run: Run, *, cuda: bool | None = None) -> Iterator[str]:
     """One line for every rule this run breaks, whatever its task and data."""
     yield from _run(run)
     yield from _launcher(run)
-    yield from _search(run)
+    yield from search(run)
     yield from _recipe(run)
     yield from _precision(run, cuda)
     if run.model.family == "vmamba":
@@ -108,7 +108,8 @@ def _launcher(run: Run) -> Iterator[str]:
         )
 
 
-def _search(run: Run) -> Iterator[str]:
+def search(run: Run) -> Iterator[str]:
+    """Those of them that are about a search as a whole."""
     search = run.search
     if search.trials < 0 or (search.batch is not None and search.batch < 1):
         yield f"search.trials={search.trials} search.batch={search.batch}: as many as there are to be, from 1"

@@ -41,6 +41,7 @@ Source = choice("Source", "digits", "timm", "scenes", "files", "synthetic")
 Loop = choice("Loop", "epochs", "iters")
 Where = choice("Where", "local", "subprocess", "slurm")
 CompileMode = choice("CompileMode", "default", "reduce-overhead", "max-autotune")
+Sampler = choice("Sampler", "tpe", "random")
 Schedule = choice("Schedule", "cosine", "step", "poly")
 
 
@@ -319,6 +320,18 @@ class Launcher:
 
 
 @dataclass
+class Search:
+    """A sweep whose points Optuna chooses from the results so far, instead of all there are. ``trials`` turns it on."""
+
+    trials: int = 0  # points in all, failed ones included
+    batch: int | None = None  # at a time, the next ones learn from them; None: as many as run side by side
+    sampler: Sampler = Sampler.tpe
+    seed: int = 0
+    objective: str | None = None  # a metric of the result, val/loss or images_per_s; None: the task's
+    minimize: bool | None = None  # with objective
+
+
+@dataclass
 class Limit:
     """Cuts a run short for a smoke test; None: no limit."""
 
@@ -351,6 +364,7 @@ class Run:
     limit: Limit = field(default_factory=Limit)
     init: Start = field(default_factory=Start)
     launcher: Launcher = field(default_factory=Launcher)
+    search: Search = field(default_factory=Search)
     ckpt: str | None = None  # mode=eval: a file or a run folder
     tta: bool = False  # mode=eval task=seg: several scales and both flips
     resume: str = "auto"  # auto: from this run folder's newest checkpoint; never; or a path

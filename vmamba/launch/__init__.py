@@ -9,6 +9,8 @@
       code/          the code as it was at submission (launcher=slurm and subprocess); the jobs run from it
       logs/N.log     what the job of point N prints (launcher=subprocess); pool.log: of the process that hands them out
       slurm/         submitit's own files, and there what the jobs print: JOB_0_log.out (launcher=slurm)
+      search.json    of a search: axes, settings and what they compose to (``vmamba.launch.space``)
+      study.journal  Optuna's view of that search, made anew before each batch
       report/        report.html, report.md, report.csv, written as the last point ends (``vmamba.compare``)
       0/ 1/ 2/ …     run folders: config.yaml (resolved, frozen at submission), overrides.yaml, status.json, …
 

@@ -23,6 +23,9 @@ class SweepFolder:
         self.code = self.path / "code"
         self.logs = self.path / "logs"
         self.slurm = self.path / "slurm"
+        self.search = self.path / "search.json"
+        self.study = self.path / "study.journal"
+        self.locked = self.path / ".lock"
         self.pool_log = self.path / "pool.log"
 
     def __repr__(self) -> str:
@@ -75,11 +78,19 @@ class SweepFolder:
         """The file a line's job prints into."""
         return self.path / line["log"]
 
+    def busy(self) -> bool:
+        """Whether a process is submitting points: for a search, as long as it lives."""
+        try:
+            with locked(self.locked, seconds=0.0):
+                return False
+        except NotDelivered:
+            return True
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Only one process at a time submits; UserError if another one is at it."""
         try:
-            with locked(self.path / ".lock", seconds=30.0):
+            with locked(self.locked, seconds=30.0):
                 yield
         except NotDelivered:
             raise UserError(f"{self.path}: another process is submitting this sweep's points; try again") from None

@@ -35,7 +35,7 @@ def freeze(
     Composing takes a tenth of a second, so it is done once for all points that choose the same files; their values
     are set on a copy, in the order in which Hydra would.
     """
-    files, own = _Files(compose), _own(points)
+    files, own = Files(compose), _own(points)
     frozen = []
     for number, words in enumerate(points, first):
         try:
@@ -53,7 +53,7 @@ def freeze(
     return frozen
 
 
-class _Files:
+class Files:
     """Composes, remembering what each choice of files came to."""
 
     def __init__(self, compose: Callable[[list[str]], DictConfig]) -> None:
@@ -61,7 +61,7 @@ class _Files:
         self._groups = set(groups())
 
     def compose(self, words: list[str]) -> DictConfig:
-        chosen = tuple(word for word in words if not self._is_value(word))
+        chosen = self.choice(words)
         if chosen not in self._known:
             self._known[chosen] = typed(self._compose(list(chosen)))
         cfg = copy.deepcopy(self._known[chosen])
@@ -69,6 +69,10 @@ class _Files:
             if self._is_value(word):
                 update(cfg, word)
         return cfg
+
+    def choice(self, words: list[str]) -> tuple[str, ...]:
+        """Those of the words that choose files, or do anything else than set a value."""
+        return tuple(word for word in words if not self._is_value(word))
 
     def _is_value(self, word: str) -> bool:
         """Whether a word sets a key that is there, and does nothing else."""

@@ -24,7 +24,7 @@ class Job:
         if self.state in WAITING:
             return "queued", "" if self.reason in ("None", "") else f"SLURM: {self.reason}"
         if self.state in ACTIVE:
-            return ("running", "") if said != "killed" else (said, error)
+            return "running", ""  # whatever its folder says: a job that is saving before it comes back is not over
         if said == "killed" and error:
             return "killed", error
         return "killed", f"SLURM: {self.state}" + (f" ({self.reason})" if self.reason not in ("None", "") else "")

@@ -18,7 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from vmamba.config import rules
-from vmamba.config.compose import update
+from vmamba.config.compose import explained, update
 from vmamba.config.errors import UserError
 from vmamba.config.schema import Launcher, Run
 from vmamba.engine.signals import Killed
@@ -40,10 +40,10 @@ def from_hydra(loader, config: DictConfig, words: list[list[str]], first: int) -
     learns = not str(config.hydra.sweeper._target_).startswith("hydra_plugins.vmamba_sweeps.")
     sweep = SweepFolder(config.hydra.sweep.dir)
     try:
-        frozen = freeze(lambda chosen: _composed(loader, config, chosen), words, cuda_there, first)
+        frozen = freeze(lambda chosen: composed_by(loader, config, chosen), words, cuda_there, first)
         values = launch(sweep, frozen, wait=True if learns else None)
     except UserError as mistake:
-        _forget(sweep)
+        forget(sweep)
         print(f"vmamba: {mistake}", file=sys.stderr)
         sys.exit(2)
     if learns:
@@ -69,10 +69,13 @@ def cuda_there(run: Run) -> bool | None:
     return False if run.launcher.gpus == 0 and run.launcher.kind == "subprocess" else rules.cuda_here()
 
 
-def launch(sweep: SweepFolder, frozen: list[Frozen], wait: bool | None = None, alone: bool = False) -> dict:
+def launch(
+    sweep: SweepFolder, frozen: list[Frozen], wait: bool | None = None, alone: bool = False, tables: bool = True
+) -> dict:
     """Submits the points; returns the best metric of each that has ended by the time this returns.
 
-    ``wait`` overrides ``launcher.wait``; ``alone``: the sweep folder is the run folder of its only point.
+    ``wait`` overrides ``launcher.wait``; ``alone``: the sweep folder is the run folder of its only point; ``tables``:
+    print what was submitted, and how it ended.
     """
     launcher = plain(frozen[0].run.launcher)
     store = None
@@ -83,16 +86,16 @@ def launch(sweep: SweepFolder, frozen: list[Frozen], wait: bool | None = None, a
         store.make(lines[0]["folder"])
         if launcher["snapshot"] and launcher["kind"] != "local" and not sweep.code.is_dir():
             snapshot.take(sweep.code)
-        return _go(sweep, lines, launcher, wait)
+        return _go(sweep, lines, launcher, wait, tables)
     except UserError:
-        _forget(sweep)
+        forget(sweep)
         raise
     finally:
         if store is not None:
             store.close()
 
 
-def again(sweep: SweepFolder, lines: list[dict], launcher: dict) -> dict:
+def again(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None = None) -> dict:
     """Submits points once more, from their latest checkpoints; the caller holds the sweep's lock."""
     for line in lines:
         turns.afresh(sweep.run(line))
@@ -101,7 +104,7 @@ def again(sweep: SweepFolder, lines: list[dict], launcher: dict) -> dict:
         | {"attempt": line["attempt"] + 1, "launcher": launcher["kind"]}
         for line in lines
     ]
-    return _go(sweep, fresh, launcher, None)
+    return _go(sweep, fresh, launcher, wait)
 
 
 def changed(launcher: dict, words: list[str]) -> dict:
@@ -159,18 +162,18 @@ def _prepare(sweep: SweepFolder, frozen: list[Frozen], alone: bool) -> list[dict
     info |= {
         "launcher": plain(launcher),
         "varied": sorted(varied | set(info.get("varied", []))),
-        "points": frozen[-1].number + 1,
+        "points": max(frozen[-1].number + 1, run.search.trials),
     }
     sweep.write_info(info)
     return lines
 
 
-def _go(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None) -> dict:
+def _go(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None, tables: bool = True) -> dict:
     """Hands the lines to the launcher of their kind, and stays as long as it is to."""
     wait = launcher["wait"] if wait is None else wait
     if launcher["kind"] == "local":
         sweep.submitted(local.submit(sweep, lines))
-        return _here(sweep, lines)
+        return _here(sweep, lines, tables)
     process = None
     if launcher["kind"] == "slurm":
         lines, wait = slurm.submit(sweep, lines, launcher), bool(wait)
@@ -178,12 +181,13 @@ def _go(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None
         process, lines = pool.submit(sweep, lines, launcher)
         sweep.submitted(lines)
         pool.begin(process, lines, launcher)
-    table.show_submitted(lines)
-    print(f"sweep folder: {sweep.path}\n{table.commands(sweep.path)}", flush=True)
-    return _followed(sweep, process) if wait is not False else {}
+    if tables or lines[0]["point"] == 0:
+        table.show_submitted(lines)
+        print(f"sweep folder: {sweep.path}\n{table.commands(sweep.path)}", flush=True)
+    return _followed(sweep, process, tables) if wait is not False else {}
 
 
-def _followed(sweep: SweepFolder, process) -> dict:
+def _followed(sweep: SweepFolder, process, tables: bool) -> dict:
     """Stays until the points have ended; Ctrl-C leaves the table, not the sweep."""
     try:
         rows = table.follow(sweep.path, 0.5 if process else 5.0)
@@ -195,12 +199,13 @@ def _followed(sweep: SweepFolder, process) -> dict:
         where = table.relative(sweep.path)
         print(f"\nthe sweep goes on without this terminal; it ends with: python -m vmamba.sweep cancel {where}")
         sys.exit(130)
-    table.show(rows)
-    report.say(sweep)
+    if tables:
+        table.show(rows)
+        report.say(sweep)
     return {row.number: row.value for row in rows if row.state == "finished"}
 
 
-def _here(sweep: SweepFolder, lines: list[dict]) -> dict:
+def _here(sweep: SweepFolder, lines: list[dict], tables: bool) -> dict:
     try:
         values = local.run(sweep, lines)
     except (KeyboardInterrupt, Killed, SystemExit):
@@ -208,8 +213,9 @@ def _here(sweep: SweepFolder, lines: list[dict]) -> dict:
         raise
     finally:
         report.write(sweep)
-    table.show(points(sweep.path))
-    report.say(sweep)
+    if tables:
+        table.show(points(sweep.path))
+        report.say(sweep)
     return values
 
 
@@ -245,7 +251,7 @@ class Store:
             self.process.communicate("\n")
 
 
-def _forget(sweep: SweepFolder) -> None:
+def forget(sweep: SweepFolder) -> None:
     """Removes what a refused submission has written: the points that nothing has run in, and the folder if it is then
     empty of anything else."""
     if sweep.jobs.is_file() or not sweep.path.is_dir():
@@ -259,14 +265,16 @@ def _forget(sweep: SweepFolder) -> None:
                 folder.rmdir()
     for folder in (sweep.code, sweep.slurm):
         shutil.rmtree(folder, ignore_errors=True)
-    for path in (sweep.info, sweep.pool_log):
+    for path in (sweep.info, sweep.pool_log, sweep.search, sweep.study, sweep.locked):
         path.unlink(missing_ok=True)
     if {path.name for path in sweep.path.iterdir()} <= {"multirun.yaml", "run.log"}:
         shutil.rmtree(sweep.path)
 
 
-def _composed(loader, config: DictConfig, words: list[str]) -> DictConfig:
-    cfg = loader.load_sweep_config(config, words)
+def composed_by(loader, config: DictConfig, words: list[str]) -> DictConfig:
+    """The configuration of a point, by Hydra's own loader; UserError for words that do not compose."""
+    with explained():
+        cfg = loader.load_sweep_config(config, words)
     OmegaConf.set_struct(cfg, False)
     cfg.pop("hydra", None)
     return cfg

@@ -74,8 +74,9 @@ def commands(folder: Path) -> str:
     return "\n".join(f"  python -m vmamba.sweep {word} {where}" for word in ("status", "wait", "report"))
 
 
-def follow(folder: Path, seconds: float = 2.0, done: Callable[[], bool] = lambda: False) -> list[Point]:
-    """Shows the table until every point has ended (or ``done``), on a pipe only what changes. Returns the points."""
+def follow(folder: Path, seconds: float = 2.0, more: Callable[[], bool] = lambda: False) -> list[Point]:
+    """Shows the table until every point has ended and no ``more`` will come, on a pipe only what changes. Returns the
+    points."""
     out, rows, known = console(), points(folder), {}
     if not out.is_terminal:
         while True:
@@ -84,12 +85,12 @@ def follow(folder: Path, seconds: float = 2.0, done: Callable[[], bool] = lambda
                     why = f": {row.last}" if row.broken else ""
                     out.print(f"point {row.number} {row.words()}{why}", soft_wrap=True, markup=False)
                     known[row.number] = row.words()
-            if _all_ended(rows) or done():
+            if _all_ended(rows) and not more():
                 return rows
             time.sleep(seconds)
             rows = points(folder)
     with Live(table(rows), console=out, refresh_per_second=2) as live:
-        while not (_all_ended(rows) or done()):
+        while not _all_ended(rows) or more():
             time.sleep(seconds)
             rows = points(folder)
             live.update(table(rows))

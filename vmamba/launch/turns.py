@@ -38,13 +38,18 @@ def interrupted(folder: RunFolder, limit: int) -> bool:
 
 def afresh(folder: RunFolder) -> None:
     """Puts a point in the queue by hand: whatever ended it before is forgotten, its checkpoints are not."""
-    (folder.path / CANCEL).unlink(missing_ok=True)
+    restore(folder)
     folder.write_status("queued", stuck=0)
 
 
 def cancel(folder: RunFolder) -> None:
     """Leaves word for the point's job, wherever it runs: it is not to come back."""
     (folder.path / CANCEL).touch()
+
+
+def restore(folder: RunFolder) -> None:
+    """Takes that word back."""
+    (folder.path / CANCEL).unlink(missing_ok=True)
 
 
 def cancelled(folder: RunFolder) -> bool:
