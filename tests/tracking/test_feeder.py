@@ -114,7 +114,7 @@ def test_dead_server_costs_nothing_and_a_later_sync_delivers(outputs, make_run, 
 @pytest.mark.slow
 def test_server_takes_runs_and_artifacts(outputs, make_run, query):
     """``track ui`` is a server too: what is sent to it over HTTP lies in its store, artifacts included."""
-    folder = make_run(outputs / "a")
+    folder = make_run(outputs / "a", log_checkpoint=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

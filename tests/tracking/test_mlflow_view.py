@@ -45,7 +45,7 @@ def test_everything_arrives_once(outputs, make_run, query, capsys):
     assert len(params["forward_type.use"]) == 500 and params["forward_type.use"].endswith(describe.CUT)
 
     stored = {path.name for path in (outputs / "mlartifacts").rglob("*") if path.is_file()}
-    assert stored == {"config.yaml", "overrides.yaml", "manifest.json", "result.json", "status.json", "best.pt"}
+    assert stored == {"config.yaml", "overrides.yaml", "manifest.json", "result.json", "status.json"}
 
 
 def test_pictures_arrive_as_they_are_drawn(outputs, make_run):
@@ -64,9 +64,9 @@ def test_pictures_arrive_as_they_are_drawn(outputs, make_run):
         assert stored() == [f"step-{n:07d}.png" for n in range(1, step + 1)]
 
 
-def test_checkpoint_stays_out_if_so_configured(outputs, make_run):
-    assert sync(make_run(outputs / "a", log_checkpoint=False)) == 0
-    assert not list((outputs / "mlartifacts").rglob("best.pt"))
+def test_weights_are_copied_if_so_configured(outputs, make_run):
+    assert sync(make_run(outputs / "a", log_checkpoint=True)) == 0
+    assert list((outputs / "mlartifacts").rglob("best.pt"))
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from vmamba.compare.points import MEASURES, Point
 from vmamba.config.errors import UserError
+from vmamba.tracking.describe import short
 
 SEED = "seed"
 # what differs between any two runs and says nothing about them
@@ -86,12 +87,6 @@ def group(points: list[Point], keys: list[str], metric: str, baseline: str | Non
     if found:
         _against(found, _baseline(found, baseline))
     return found
-
-
-def short(key: str) -> str:
-    """The last part of a dotted key: ``d_state`` for ``model.d_state``; ``model`` for ``model.name``."""
-    parts = key.split(".")
-    return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
 
 
 def measured(rows: list[Group]) -> list[str]:

@@ -5,8 +5,9 @@ import io
 import math
 from pathlib import Path
 
-from vmamba.compare.groups import SEED, Group, measured, short
+from vmamba.compare.groups import SEED, Group, measured
 from vmamba.compare.points import MEASURES, Point
+from vmamba.tracking.describe import short
 
 HEADS = {
     "images_per_s": "train images/s",

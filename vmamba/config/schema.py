@@ -277,7 +277,7 @@ class Tracking:
     uri: str | None = None  # None: sqlite file in the outputs folder
     experiment: str = "vmamba"
     run_name: str | None = None  # None: the run folder's name
-    log_checkpoint: bool = True  # the best checkpoint as an artifact
+    log_checkpoint: bool = False  # copy the best weights to the store; else its logged model says where they are
     system_metrics: bool = True
     tags: dict[str, str] = field(default_factory=dict)
 

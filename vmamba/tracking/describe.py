@@ -30,6 +30,20 @@ def params(folder: RunFolder) -> dict[str, str]:
     }
 
 
+def run_name(folder: RunFolder) -> str:
+    """The run's name in MLflow, whose tables cut names: of a point its number and what it is on each axis, in short."""
+    axes = {key.removeprefix("axis."): value for key, value in _place(folder).items() if key.startswith("axis.")}
+    if not axes:
+        return folder.name
+    return " ".join([folder.path.name, *(f"{short(key)}={value}" for key, value in axes.items())])[:250]
+
+
+def short(key: str) -> str:
+    """The last part of a dotted key: ``d_state`` for ``model.d_state``; ``model`` for ``model.name``."""
+    parts = key.split(".")
+    return parts[-2] if parts[-1] == "name" and len(parts) > 1 else parts[-1]
+
+
 def tags(folder: RunFolder) -> dict[str, str]:
     """What runs are searched and grouped by: in a sweep its name and "axis.KEY". Git comes with the manifest."""
     config, manifest = config_of(folder), read_json(folder.manifest)
@@ -39,11 +53,10 @@ def tags(folder: RunFolder) -> dict[str, str]:
         group: (config.get(group) or {}).get("name")
         for group in ("model", "task", "forward_type", "norm", "data", "recipe")
     }
-    words = _yaml(folder.overrides, list) or []
     found = {
         **named,
-        **_place(folder, words),
-        "overrides": " ".join(map(str, words)) or "(none)",
+        **_place(folder),
+        "overrides": " ".join(_words(folder)) or "(none)",
         "scan": (config.get("scan") or {}).get("backend"),
         "seed": config.get("seed"),
         "mode": config.get("mode"),
@@ -61,10 +74,14 @@ def tags(folder: RunFolder) -> dict[str, str]:
     return {key_name(name): _text(value)[:5000] for name, value in found.items() if value is not None}
 
 
-def _place(folder: RunFolder, words: list) -> dict[str, str]:
+def _words(folder: RunFolder) -> list[str]:
+    return [str(word) for word in _yaml(folder.overrides, list) or []]
+
+
+def _place(folder: RunFolder) -> dict[str, str]:
     """The sweep the run is a point of, and its value on every axis."""
     sweep = read_json(folder.path.parent / "sweep.json")
-    asked = dict(str(word).lstrip("+").partition("=")[::2] for word in words)
+    asked = dict(word.lstrip("+").partition("=")[::2] for word in _words(folder))
     axes = {f"axis.{key}": asked[key] for key in sweep.get("varied", []) if key in asked}
     return {"sweep": sweep["name"], **axes} if sweep.get("name") else {}
 

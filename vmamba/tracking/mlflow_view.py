@@ -10,7 +10,7 @@ A run gone on with from a checkpoint repeats some steps: the store keeps its fir
 import time
 from pathlib import Path
 
-from vmamba.tracking import describe, parent, store
+from vmamba.tracking import describe, models, parent, store
 from vmamba.tracking.atomic import read_json, write_json
 from vmamba.tracking.batches import BATCH, START, batches
 from vmamba.tracking.folder import RunFolder
@@ -43,7 +43,7 @@ class View:
             outputs = store.outputs_of(self.folder, self.config)
             name = tracking.get("experiment") or "vmamba"
             self.state["experiment_id"] = store.experiment(self.client, self.uri, name, outputs)
-            run = self._find() or self._create(tracking.get("run_name") or self.folder.name)
+            run = self._find() or self._create(tracking.get("run_name") or describe.run_name(self.folder))
             if self.state.get("run_id") != run.info.run_id or self.state.get("open", True):
                 steps = {metric.key: metric.step for metric in run.data._metric_objs}
                 self.state |= {"run_id": run.info.run_id, "steps": steps, "read": {}}
@@ -84,7 +84,7 @@ class View:
             else:
                 ended = self.folder.read_status().get("ended", time.time())
                 self.client.set_terminated(self.run_id, status, int(ended * 1000))
-            if (self.config.get("tracking") or {}).get("log_checkpoint", True):
+            if (self.config.get("tracking") or {}).get("log_checkpoint", False):
                 self._upload(*sorted(self.folder.checkpoints.glob("best*")), under="checkpoints")
             self.state["open"] = False
             self._save()
@@ -170,10 +170,20 @@ class View:
         step = max([0, *(s for key, s in self.state["steps"].items() if not key.startswith("system/"))])
         when = int(self.folder.read_status().get("ended", time.time()) * 1000)
         found = describe.final_metrics(self.folder)
-        points = [Metric(k, v, when, step) for k, v in found.items() if self.state["steps"].get(k, -1) < step]
-        if points:
-            self._log(points)
-        return len(points)
+        new = {key: value for key, value in found.items() if self.state["steps"].get(key, -1) < step}
+        made = self._models()
+        self._log([Metric(k, v, when, step, model_id=made.get(k.split("/")[0])) for k, v in new.items()])
+        return len(new)
+
+    def _models(self) -> dict[str, str]:
+        """The ids of the run's logged models by kind, which are what their metrics' names begin with."""
+        noted = self.state.setdefault("models", {})
+        wanted = {kind: step for kind, (_, step) in models.kept(self.folder).items()}
+        if noted.get("steps") != wanted:
+            found = models.register(self.client, self.run_id, self.state["experiment_id"], self.folder, self.config)
+            noted |= {"steps": wanted, "ids": found}
+            self._save()
+        return noted["ids"]
 
     def _log(self, points: list) -> None:
         for start in range(0, len(points), BATCH):
