@@ -26,7 +26,7 @@ def kept(folder: RunFolder) -> dict[str, tuple[Path, int]]:
 
 
 def register(client, run_id: str, experiment_id: str, folder: RunFolder, config: dict) -> dict[str, str]:
-    """Makes the models of ``kept`` that MLflow does not have yet; returns the ids by kind. Called again it does no more.
+    """Makes the models of ``kept`` that MLflow does not have; returns the ids by kind. Called again it does no more.
 
     One whose file has been replaced (the run went on and did better) is deleted.
     """
