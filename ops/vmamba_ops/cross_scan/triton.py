@@ -4,7 +4,7 @@
 dispatcher. Shapes as in ``views``: (B, 1 or 4, C, H, W) against (B, 4, C, L), the flags telling the memory layout.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import torch
 import triton
@@ -82,13 +82,27 @@ def _aligned(tensor: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
     return tensor.permute(order).contiguous().permute(inverse)
 
 
-def _scan(x: Tensor, routes: str, in_channel_first: bool, out_channel_first: bool, wrap: bool) -> Tensor:
+def _sequences(x: Tensor, channel_first: bool) -> Tensor:
+    """Room for the routes of ``x`` (B, 1 or 4, C, H, W): (B, 4, C, L)."""
     batch, _, channels, height, width = x.shape
+    if channel_first:
+        return torch.empty((batch, 4, channels, height * width), dtype=x.dtype, device=x.device)
+    return torch.empty((batch, height * width, 4, channels), dtype=x.dtype, device=x.device).permute(0, 2, 3, 1)
+
+
+def _image(y: Tensor, height: int, width: int, one_by_one: bool, channel_first: bool) -> Tensor:
+    """Room for the map of ``y``'s routes: (B, 1 or 4, C, H, W)."""
+    batch, _, channels = y.shape[:3]
+    slices = 4 if one_by_one else 1
+    if channel_first:
+        return torch.empty((batch, slices, channels, height, width), dtype=y.dtype, device=y.device)
+    x = torch.empty((batch, height, width, slices, channels), dtype=y.dtype, device=y.device)
+    return x.permute(0, 3, 4, 1, 2)
+
+
+def _scan(x: Tensor, routes: str, in_channel_first: bool, out_channel_first: bool, wrap: bool) -> Tensor:
     x = _aligned(x, 4, (0, 1, 2, 3, 4)) if in_channel_first else _aligned(x, 2, (0, 3, 4, 1, 2))
-    if out_channel_first:
-        y = torch.empty((batch, 4, channels, height * width), dtype=x.dtype, device=x.device)
-    else:
-        y = torch.empty((batch, height * width, 4, channels), dtype=x.dtype, device=x.device).permute(0, 2, 3, 1)
+    y = _sequences(x, out_channel_first)
     _launch("scan", wrap, x, y, routes, in_channel_first, out_channel_first)
     return y
 
@@ -96,26 +110,49 @@ def _scan(x: Tensor, routes: str, in_channel_first: bool, out_channel_first: boo
 def _merge(
     y: Tensor, routes: str, one_by_one: bool, in_channel_first: bool, out_channel_first: bool, wrap: bool
 ) -> Tensor:
-    batch, _, channels, height, width = y.shape
+    height, width = y.shape[3:]
     y = y.flatten(3)
     y = _aligned(y, 3, (0, 1, 2, 3)) if out_channel_first else _aligned(y, 2, (0, 3, 1, 2))
-    slices = 4 if one_by_one else 1
-    if in_channel_first:
-        x = torch.empty((batch, slices, channels, height, width), dtype=y.dtype, device=y.device)
-    else:
-        x = torch.empty((batch, height, width, slices, channels), dtype=y.dtype, device=y.device)
-        x = x.permute(0, 3, 4, 1, 2)
+    x = _image(y, height, width, one_by_one, in_channel_first)
     _launch("merge", wrap, x, y, routes, in_channel_first, out_channel_first)
     return x.flatten(3)
 
 
+# For a compiler that does not know H and W: the same, planned at the call. Plans made of symbols hold for the sizes
+# that divide alike, so that images of many sizes made a graph each until torch.compile gave up.
+torch.library.define("vmamba_ops::cross_scan_sized", "(Tensor x, str routes, bool first, bool out_first) -> Tensor")
+torch.library.define(
+    "vmamba_ops::cross_merge_sized", "(Tensor y, str routes, bool one_by_one, bool first, bool out_first) -> Tensor"
+)
+torch.library.impl("vmamba_ops::cross_scan_sized", "CompositeExplicitAutograd", partial(_scan, wrap=False))
+torch.library.impl("vmamba_ops::cross_merge_sized", "CompositeExplicitAutograd", partial(_merge, wrap=False))
+
+
+@torch.library.register_fake("vmamba_ops::cross_scan_sized")
+def _scan_sized_fake(x, routes, first, out_first):
+    return _sequences(x, out_first)
+
+
+@torch.library.register_fake("vmamba_ops::cross_merge_sized")
+def _merge_sized_fake(y, routes, one_by_one, first, out_first):
+    return _image(y, *y.shape[3:], one_by_one, first).flatten(3)
+
+
+def _unknown(tensor: Tensor) -> bool:
+    return any(isinstance(size, torch.SymInt) for size in tensor.shape[2:])
+
+
 @triton_op("vmamba_ops::cross_scan_triton", mutates_args={})
 def _scan_op(x: Tensor, routes: str, in_channel_first: bool, out_channel_first: bool) -> Tensor:
+    if _unknown(x):
+        return torch.ops.vmamba_ops.cross_scan_sized(x, routes, in_channel_first, out_channel_first)
     return _scan(x, routes, in_channel_first, out_channel_first, wrap=True)
 
 
 @triton_op("vmamba_ops::cross_merge_triton", mutates_args={})
 def _merge_op(y: Tensor, routes: str, one_by_one: bool, in_channel_first: bool, out_channel_first: bool) -> Tensor:
+    if _unknown(y):
+        return torch.ops.vmamba_ops.cross_merge_sized(y, routes, one_by_one, in_channel_first, out_channel_first)
     return _merge(y, routes, one_by_one, in_channel_first, out_channel_first, wrap=True)
 
 

@@ -152,8 +152,9 @@ def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, nrow, 
 
 
 def _saved_shape(u_shape: tuple[int, ...], states: int, dtype: torch.dtype) -> tuple[int, ...]:
+    """Room at the starts of the shortest tiles, whatever the plan: a compiler's length may be a symbol."""
     batch, dim, length = u_shape
-    return batch, plans.tiles(length, states, _NAMES[dtype]) - 1, dim, states
+    return batch, (length - 1) // plans.shortest(_NAMES[dtype]), dim, states
 
 
 def _backward(dout, dlast, saved, u, delta, A, B, C, D, delta_bias, delta_softplus, nrow):

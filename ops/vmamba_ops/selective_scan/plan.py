@@ -35,6 +35,11 @@ def cut(length: int, states: int, dtype: str) -> tuple[int, int]:
     return items, min((8, 16, 32), key=cost) if states == 1 else 8
 
 
+def shortest(dtype: str) -> int:
+    """The least that ``cut`` gives for any length: 4 or 7 ITEMS, 8 LANES."""
+    return 32 if dtype == "float32" else 56
+
+
 def tiles(length: int, states: int, dtype: str) -> int:
     items, lanes = cut(length, states, dtype)
     return -(-length // (items * lanes))
