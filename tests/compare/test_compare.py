@@ -63,7 +63,7 @@ def test_the_report_is_three_files_that_need_no_network(sweep, capsys):
     out = capsys.readouterr().out
     assert "7 runs: 6 finished, 1 failed" in out and "| 4 | 3 | 82.13 ± 0.15 |  | baseline |" in out
     assert "Best is the baseline, d_state=4: val/acc1 82.13 ± 0.15. Next, d_state=1: -1.93 against the baseline" in out
-    assert "sweep-demo/6: failed: loss is nan" in out
+    assert "- 6: failed: loss is nan" in out
     rows = list(csv.DictReader((sweep / "report" / "report.csv").open()))
     assert [row["val/acc1"] for row in rows] == ["80.0", "80.4", "80.2", "82.0", "82.3", "82.1", ""]
     assert {row["params_M"] for row in rows} == {"2.0", ""}
@@ -128,6 +128,6 @@ def test_the_link_names_exactly_the_delivered_runs(sweep):
     runs = [point.folder for point in collect([sweep])[0]]
     link, count = compare_link(runs, "http://127.0.0.1:5000", "http://127.0.0.1:5000/")
     assert count == 2
-    assert link == "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22r0%22%2C%20%22r3%22%5D&experiments=%5B%227%22%5D"
+    assert link == "http://127.0.0.1:5000/#/compare-runs?runs=%5B%22r0%22%2C%22r3%22%5D&experiments=%5B%227%22%5D"
     assert compare_link(runs[1:2], "http://127.0.0.1:5000", "http://x") == ("", 0)
     assert compare_link(runs, "sqlite:////another.db", "http://x") == ("", 0)

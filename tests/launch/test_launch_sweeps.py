@@ -47,7 +47,7 @@ def test_one_bad_point_stops_no_other(kind, tmp_path):
     assert "2 points: 1 finished, 1 failed" in done.stdout and "Traceback" not in done.stderr
     report = (sweep.path / "report" / "report.md").read_text()
     assert "2 runs: 1 finished, 1 failed" in report and first.last[:40] in report
-    assert f"report: {sweep.path / 'report' / 'report.html'}" in done.stdout
+    assert f"report: {(sweep.path / 'report' / 'report.html').relative_to(tmp_path)}" in done.stdout
     again = python(tmp_path, "vmamba.sweep", "status", str(sweep.path))
     assert again.returncode == 1 and first.last[:40] in again.stdout
 

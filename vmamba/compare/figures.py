@@ -147,7 +147,9 @@ def _parallel(scored: list[tuple[Point, float]], keys: list[str], metric: str) -
     dimensions.append({"label": metric, "values": scores})
     line = {"color": scores, "colorscale": "Viridis", "showscale": True}
     layout = LAYOUT | {"margin": {"l": 90, "r": 40, "t": 100, "b": 30}}
-    return go.Figure(go.Parcoords(line=line, dimensions=dimensions)).update_layout(title="All axes at once", **layout)
+    fonts = {"labelfont": {"size": 14}, "tickfont": {"size": 12}}
+    plot = go.Parcoords(line=line, dimensions=dimensions, **fonts)
+    return go.Figure(plot).update_layout(title="All axes at once", **layout)
 
 
 def _colour(number: int) -> str:

@@ -9,6 +9,7 @@ from shlex import join
 from vmamba.compare import report, store_runs, views
 from vmamba.compare.points import Point, collect, is_run, is_sweep
 from vmamba.launch.folder import SweepFolder
+from vmamba.launch.table import relative
 from vmamba.tracking import store, ui
 from vmamba.tracking.atomic import read_json
 from vmamba.tracking.folder import RunFolder
@@ -45,6 +46,8 @@ def make(
     said = [*remarks, *missing, *reconcile(map(_gone, points))]
     folder = Path(paths[0]) if len(paths) == 1 and (is_sweep(paths[0]) or not is_run(paths[0])) else None
     sweep = SweepFolder(folder) if folder and is_sweep(folder) else None
+    for point in points if folder else ():
+        point.name = point.folder.path.name  # the title says whose
     runs = [point.folder for point in points]
     uri = store_runs.uri_of(runs)
     parent = None
@@ -86,7 +89,7 @@ def where(sweep: SweepFolder, port: int = PORT) -> list[str]:
 
 def lines(html: Path, uri: str | None, links: dict[str, str], port: int) -> list[str]:
     """The lines to print of a report and its links."""
-    found = [f"report: {html} (report.md and report.csv beside it)"]
+    found = [f"report: {relative(html)} (report.md and report.csv beside it)"]
     found += [f"MLflow, {words}: {address}" for words, address in links.items()]
     if links and not uri.startswith("http"):
         found.append(f"  (start it first: {ui.command(uri, port)})")
@@ -100,6 +103,7 @@ def _links(runs: list[RunFolder], uri: str | None, port: int, parent: tuple[str,
     base = ui.address(uri, port)
     address, count = store_runs.compare_link(runs, uri, base)
     of = "these runs" if count == len(runs) else f"{count} of these {len(runs)} runs"
+    of += " that have a result" if count < min(len(runs), store_runs.LONGEST) else ""
     found = {f"compare {of}": address}
     return found | ({"all points in a table": views.address(base, *parent)} if parent and parent[1] else {})
 

@@ -106,4 +106,7 @@ def _table(heads: list[str], rows: list[list[str]], best: frozenset[int] | set[i
 
 
 def _numeric(text: str) -> bool:
-    return text == "–" or text.lstrip("+-−").replace(",", "").replace(".", "", 1).split(" ")[0].isdigit()
+    try:
+        return text == "–" or float(text.replace(",", "").partition(" ")[0]) is not None
+    except ValueError:
+        return False

@@ -41,13 +41,15 @@ def folders(uri: str, *, ids: Iterable[str] = (), query: str = "", experiment: s
 def compare_link(runs: list[RunFolder], uri: str, base: str) -> tuple[str, int]:
     """MLflow's compare page for those of these runs that are in the store ``uri``, and how many it compares.
 
-    ``base``: the server's address. An empty address if none of them is there.
+    ``base``: the server's address. An empty address if none of them is there. Runs without a result are left out where
+    two others have one: MLflow draws the metrics that all of its runs have, and would draw none.
     """
-    known = [found for run in runs if (found := stored(run, uri))][:LONGEST]
+    done = [run for run in runs if run.result.is_file()]
+    known = [found for run in (done if len(done) > 1 else runs) if (found := stored(run, uri))][:LONGEST]
     if not known:
         return "", 0
-    ids = quote(json.dumps([run for run, _ in known]))
-    experiments = quote(json.dumps(list(dict.fromkeys(experiment for _, experiment in known))))
+    ids = quote(json.dumps([run for run, _ in known], separators=(",", ":")))
+    experiments = quote(json.dumps(list(dict.fromkeys(experiment for _, experiment in known)), separators=(",", ":")))
     return f"{base.rstrip('/')}/#/compare-runs?runs={ids}&experiments={experiments}", len(known)
 
 

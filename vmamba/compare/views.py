@@ -43,8 +43,8 @@ def address(base: str, experiment_id: str, run_id: str) -> str:
 
 
 def columns(points: list[Point], axes: Sequence[str], metric: str) -> list[str]:
-    """Metric, what was measured of any run, and the axes as the params they are."""
-    measured = [name for name in MEASURES if any(name in point.measures for point in points)]
+    """Metric, what was measured of any run, and the axes as the params they are; MLflow shows how long they took."""
+    measured = [name for name in MEASURES if name != "seconds" and any(name in point.measures for point in points)]
     metrics = [metric, *(f"result/{name}" for name in measured)]
     config = points[0].config
     params = [key if key in config else f"{key}.name" for key in axes[:AXES]]
