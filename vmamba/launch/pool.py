@@ -104,7 +104,7 @@ class Pool:
             for entry in [entry for entry in self.running if entry[0].poll() is not None]:
                 self.running.remove(entry)
                 self._ended(*entry)
-        report.write(self.sweep)
+        report.write_at_end(self.sweep)
 
     def _start(self, line: dict, slot: str | None) -> None:
         folder, tasks = self.sweep.run(line), self.launcher["tasks"] or (slot or "").count(",") + 1

@@ -29,6 +29,12 @@ def write(sweep: SweepFolder) -> None:
         log.exception("the report was not written")
 
 
+def write_at_end(sweep: SweepFolder) -> None:
+    """Called where the last point that was submitted has ended; a search, which may submit more, writes its own."""
+    if not sweep.search.is_file():
+        write(sweep)
+
+
 def write_if_last(run: Path) -> None:
     """Called where a job ends: writes the report if no other point of its sweep is queued or running.
 
@@ -39,7 +45,7 @@ def write_if_last(run: Path) -> None:
         return
     states = [sweep.run(line).read_status().get("state") for line in sweep.latest().values()]
     if all(state in OVER for state in states):
-        write(sweep)
+        write_at_end(sweep)
 
 
 def say(sweep: SweepFolder) -> None:

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from vmamba.compare.points import read
 from vmamba.config.errors import UserError
-from vmamba.launch import pool, table, turns
+from vmamba.launch import pool, report, table, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import Frozen
 from vmamba.launch.points import ENDED, Point, points
@@ -73,6 +73,8 @@ def go_on(sweep: SweepFolder, space: Space) -> None:
             print(f"no further trial until: python -m vmamba.sweep resume {table.relative(sweep.path)}")
         raise
     table.show(rows)
+    report.write(sweep)
+    report.say(sweep)
     print(summary(sweep, space, rows))
     print(f"study: {table.relative(study.file)} (an Optuna journal)")
 

@@ -13,11 +13,23 @@ from vmamba.launch.folder import SweepFolder
 from vmamba.launch.slurm_job import SlurmPoint
 
 ARRAY = 1001  # SLURM's MaxArraySize unless it says otherwise
-# From exec on, the signals are ignored until the job has a handler for them: its interpreter takes seconds to start,
-# and a notice of preemption in that time would kill it.
+# Signals are ignored, which a child takes over, until the job has a handler for them: its interpreter takes seconds to
+# start, and a notice of preemption in that time would kill it. The shell stays to notice a SIGKILL; the other processes
+# of a job fail when one of them is gone, and must not end it before it is put back in the queue.
 WRAPPER = """#!/bin/sh
 trap '' USR2 TERM
-exec {python} "$@"
+killed={slurm}/$SLURM_JOB_ID.${{SLURM_RESTART_COUNT:-0}}.killed
+{python} "$@"
+code=$?
+if [ $code -eq 137 ]; then
+  : >"$killed"
+  exec {python} -m vmamba.launch.lost {sweep}
+fi
+if [ $code -ne 0 ] && [ $code -lt 128 ] && [ "${{SLURM_NTASKS:-1}}" -gt 1 ]; then
+  sleep 5
+  [ ! -e "$killed" ] || sleep 300
+fi
+exit $code
 """
 
 
@@ -96,7 +108,9 @@ def _exports(variables: dict[str, str]) -> list[str]:
 def _write_wrapper(sweep: SweepFolder, launcher: dict) -> None:
     sweep.slurm.mkdir(parents=True, exist_ok=True)
     wrapper = sweep.slurm / "python.sh"
-    wrapper.write_text(WRAPPER.format(python=launcher["python"] or shlex.quote(sys.executable)))
+    python = launcher["python"] or shlex.quote(sys.executable)
+    paths = {"slurm": shlex.quote(str(sweep.slurm)), "sweep": shlex.quote(str(sweep.path))}
+    wrapper.write_text(WRAPPER.format(python=python, **paths))
     wrapper.chmod(0o755)
 
 

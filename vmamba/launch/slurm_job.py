@@ -40,10 +40,10 @@ class SlurmPoint:
         main = os.environ.get("RANK", "0") == "0"
         code = work(Path(self.folder))
         if code == turns.AGAIN:
-            if main and _running():
-                _requeue()
+            if main and running():
+                requeue()
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            if not main or _running():
+            if not main or running():
                 time.sleep(PATIENCE)  # the requeue ends this process; leaving first would make the job a failed one
         elif main:
             report.write_if_last(Path(self.folder))
@@ -92,31 +92,31 @@ def _first_host() -> str:
     return JobEnvironment().hostnames[0]
 
 
-def _running() -> bool:
+def running() -> bool:
     """Whether the job goes on, as far as SLURM is concerned.
 
     If not, SLURM is ending it by itself: to cancel it, which is to stay so, or to put it back in the queue.
     """
     try:
-        done = subprocess.run(["scontrol", "show", "job", "-o", _job()], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["scontrol", "show", "job", "-o", job()], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return True
     found = re.search(r"JobState=(\S+)", done.stdout)
     return found is None or found[1] == "RUNNING"
 
 
-def _requeue() -> None:
+def requeue() -> None:
     """Puts this job back in the queue."""
     for _ in range(3):
-        done = subprocess.run(["scontrol", "requeue", _job()], capture_output=True, text=True)
+        done = subprocess.run(["scontrol", "requeue", job()], capture_output=True, text=True)
         if done.returncode == 0 or "pending" in done.stderr.lower():
-            log.info("job %s goes back to the queue", _job())
+            log.info("job %s goes back to the queue", job())
             return
-        log.warning("scontrol requeue %s: %s", _job(), done.stderr.strip())
+        log.warning("scontrol requeue %s: %s", job(), done.stderr.strip())
         time.sleep(5)
 
 
-def _job() -> str:
+def job() -> str:
     """This job and no other: the last one of an array has the array's own number as SLURM_JOB_ID."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else os.environ["SLURM_JOB_ID"]

@@ -194,7 +194,7 @@ def _followed(sweep: SweepFolder, process, tables: bool) -> dict:
         if process:
             process.wait()  # it writes the report
         else:
-            report.write(sweep)
+            report.write_at_end(sweep)
     except KeyboardInterrupt:
         where = table.relative(sweep.path)
         print(f"\nthe sweep goes on without this terminal; it ends with: python -m vmamba.sweep cancel {where}")
@@ -212,7 +212,7 @@ def _here(sweep: SweepFolder, lines: list[dict], tables: bool) -> dict:
         log.warning("the sweep goes on with: python -m vmamba.sweep resume %s", table.relative(sweep.path))
         raise
     finally:
-        report.write(sweep)
+        report.write_at_end(sweep)
     if tables:
         table.show(points(sweep.path))
         report.say(sweep)
