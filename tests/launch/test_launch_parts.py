@@ -27,6 +27,7 @@ LAUNCHER = plain(compose()[0].launcher)
     "words",
     [
         [["model.d_state=1", "seed=3"], ["model.d_state=2", "seed=3"]],
+        [["launcher.sbatch={reservation:mine}", "seed=1"], ["launcher.sbatch={}", "seed=2"]],
         [["norm=ln", "model.dims=[8,16,32,64]"], ["norm=ln2d", "recipe.lr=1e-3"]],
         [["recipe.lr=1", "recipe=imagenet_300e"], ["recipe.lr=2", "recipe=imagenet_300e", "+tracking.tags.a=b"]],
     ],

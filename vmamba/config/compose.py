@@ -72,8 +72,11 @@ def checked(typed: DictConfig, *, cuda: bool | None = None) -> schema.Run:
 
 def update(cfg: DictConfig, text: str) -> None:
     """Sets the key of one ``key=value``; UserError if there is no such key, or its values are of another type."""
+    key, value = text.partition("=")[0], _value(text)
     try:
-        OmegaConf.update(cfg, text.partition("=")[0], _value(text), force_add=False)
+        # a mapping of the user's own keys (launcher.sbatch, tracking.tags) takes new ones
+        own = isinstance(value, dict) and OmegaConf.get_type(OmegaConf.select(cfg, key)) is dict
+        OmegaConf.update(cfg, key, value, force_add=own)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from error
 
