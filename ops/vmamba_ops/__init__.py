@@ -14,6 +14,8 @@ _HOME = {
     "line_scan": "cross_scan",
     "ss2d": "ss2d",
     "dwconv_silu": "dwconv",
+    "layer_norm": "layer_norm",
+    "add_layer_norm": "layer_norm",
 }
 _MODULES = ("dispatch", "limits")
 __all__ = [*_HOME, *_MODULES]

@@ -4,6 +4,11 @@ import torch
 from torch import Tensor
 
 from .dispatch import resolve
+from .limits import unfit
+
+# Where the two ways take the same time, forward and backward, on an H100 in float16 (docs/performance.md)
+MANY = 2048  # channels of all maps of a batch
+FEW = 4608  # positions
 
 
 @torch.compiler.assume_constant_result
@@ -11,6 +16,33 @@ def _constant(op: str, backend: str, device_type: str, d_state: int, dtype: torc
     return resolve(op, backend, device_type, d_state, str(dtype).removeprefix("torch."))
 
 
+@torch.compiler.assume_constant_result
+def _new_enough(device: torch.device) -> bool:
+    """False for a GPU older than the fused kernel's tensor core instructions (compute capability 8.0)."""
+    return device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 8
+
+
 def choose(op: str, backend: str, tensor: Tensor, d_state: int = 1) -> str:
     """The backend's name for ``tensor``'s device and dtype; errors as ``dispatch.resolve``."""
     return _constant(op, backend, tensor.device.type, d_state, tensor.dtype)
+
+
+def choose_ss2d(backend: str, x_BHWD: Tensor, d_state: int, routes: str) -> str:
+    """As ``choose`` for ``ss2d``, whose ``auto`` also asks what the fused kernel takes and whether it is the faster.
+
+    Raises ``ValueError`` for a problem that backend "fused" does not take.
+    """
+    why = unfit(x_BHWD.shape[3], d_state, routes)
+    if why and backend == "fused":
+        raise ValueError(f"ss2d: backend 'fused' cannot run this: {why}; use backend=auto")
+    if backend == "auto" and (why or not fused_pays(*x_BHWD.shape) or not _new_enough(x_BHWD.device)):
+        backend = "composed"
+    return choose("ss2d", backend, x_BHWD)
+
+
+def fused_pays(batch: int, height: int, width: int, channels: int) -> bool:
+    """Whether the fused SS2D is faster than its parts: not for a few maps of many positions, which leave it waiting.
+
+    Its warps walk whole maps, 16 channels each, so a GPU wants many of them; on small maps the parts wait for the host.
+    """
+    return batch * channels >= MANY or height * width <= FEW

@@ -54,6 +54,13 @@ CROSS_LIMITS: dict[str, Limit] = {
 }
 """Backends of ``cross_scan`` and ``cross_merge``; the line scans are plain torch and take no backend."""
 
+NORM_LIMITS: dict[str, Limit] = {
+    "naive": Limit(None, _ANY, _ALL, rank=9),
+    "torch": Limit(None, _ANY, _ALL, rank=1),
+    "triton": Limit(None, ("cuda",), _FLOAT, rank=0, requires=("triton",)),
+}
+"""Backends of ``layer_norm`` and ``add_layer_norm``."""
+
 SS2D_LIMITS: dict[str, Limit] = {
     "naive": Limit(None, _ANY, _ALL, rank=9),
     "composed": Limit(None, _ANY, _ALL, rank=1),
@@ -64,7 +71,12 @@ SS2D_LIMITS: dict[str, Limit] = {
 NETWORK_LIMITS = LIMITS | {"fused": SS2D_LIMITS["fused"]}
 """What a network's ``scan.backend`` may be: a backend of the scan alone, or the fused whole."""
 
-TABLES: dict[str, dict[str, Limit]] = {"selective_scan": LIMITS, "cross_scan": CROSS_LIMITS, "ss2d": SS2D_LIMITS}
+TABLES: dict[str, dict[str, Limit]] = {
+    "selective_scan": LIMITS,
+    "cross_scan": CROSS_LIMITS,
+    "ss2d": SS2D_LIMITS,
+    "layer_norm": NORM_LIMITS,
+}
 
 _WIDTH = 16  # channels that a warp of the fused kernel takes
 

@@ -8,6 +8,8 @@ from vmamba.config.errors import UserError
 from vmamba.models import Backbone, VMamba, create_model
 from vmamba.models.ss2d import SS2D, backend_here
 from vmamba.models.variants import how
+from vmamba_ops.choose import fused_pays
+from vmamba_ops.dispatch import resolve
 
 SMALL = {"depths": [1, 1], "dims": [16, 32], "num_classes": 5, "img_size": 32, "norm": "ln2d", **how("v05")}
 VARIANTS = {
@@ -75,17 +77,71 @@ def test_one_graph_for_the_compiler(on_cpu):
         assert torch.isfinite(compiled(x)).all() and network is fused
 
 
-def test_auto_does_not_take_it(monkeypatch):
+AUTO = {  # fields -> whether a GPU makes an ln2d network channels-last inside, whether it may take the fused scan
+    "v05": ({}, True, True),
+    "16 states": ({"d_state": 16}, True, False),
+    "unidi": ({"routes": "unidi"}, True, False),
+    "24 channels": ({"ssm_ratio": 1.5, "dims": [16, 32]}, True, None),
+    "cascade": ({"routes": "cascade2d"}, False, False),
+    "v04": (how("v04"), False, False),
+    "v3": (how("v3"), False, False),
+    "oflex": ({"backend": "oflex"}, True, False),
+    "naive": ({"backend": "naive"}, False, False),
+    "bn": ({"norm": "bn"}, False, True),
+}
+
+
+@pytest.mark.parametrize("case", AUTO)
+def test_what_auto_takes(case, monkeypatch):
+    fields, last, fused = AUTO[case]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    network = VMamba(**SMALL)
-    assert network.first and not any(m.fused for m in network.modules() if isinstance(m, SS2D))
+    network = VMamba(**SMALL | {"backend": "auto"} | fields)
+    assert network.first is not last
+    took = [m.fused for m in network.modules() if isinstance(m, SS2D)]
+    assert took == ([False, True] if fused is None else [fused, fused])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert VMamba(**SMALL | {"backend": "auto"} | fields).first or fields.get("backend") == "oflex"
 
 
-def test_the_backend_is_told_as_it_is():
-    fields = {"d_state": 1, "backend": "auto"}
+def test_auto_computes_the_same_where_there_is_no_gpu(monkeypatch):
+    _, plain = _pair()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    auto = VMamba(**SMALL | {"backend": "auto"}).eval()
+    auto.load_state_dict(plain.state_dict(), strict=True)
+    assert not auto.first
+    torch.testing.assert_close(auto(_images(2, 3, 37, 50)), plain(_images(2, 3, 37, 50)), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("routes", ["cross2d", "bidi"])
+def test_projecting_before_the_cross_scan_is_projecting_after_it(routes):
+    torch.manual_seed(0)
+    network = VMamba(**SMALL | {"norm": "ln", "routes": routes, "d_state": 2, "depths": [1], "dims": [16]})
+    op = network.layers[0].blocks[0].op
+    x = _images(2, 5, 7, op.inner).requires_grad_()
+    before, after = op._projected_first(x), op._cross(x.permute(0, 3, 1, 2))
+    torch.testing.assert_close(before, after, atol=1e-5, rtol=1e-4)
+    inputs = [x, op.x_proj_weight, op.dt_projs_weight, op.dt_projs_bias, op.A_logs, op.Ds]
+    for a, b in zip(*(torch.autograd.grad(y.sin().sum(), inputs) for y in (before, after)), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
+
+
+def test_few_large_maps_are_left_to_the_parts():
+    takes = [(128, 56, 56, 96), (1, 56, 56, 96), (2, 50, 84, 384), (32, 200, 334, 96), (1, 7, 7, 768)]
+    leaves = [(2, 200, 334, 96), (2, 100, 167, 192), (1, 128, 128, 96)]
+    assert [fused_pays(*shape) for shape in takes + leaves] == [True] * len(takes) + [False] * len(leaves)
+
+
+def test_the_backend_is_told_as_it_is(monkeypatch):
+    fields = {"d_state": 1, "backend": "auto", "ssm_ratio": 1.0, "dims": [16, 32], "routes": "cross2d", **how("v05")}
     assert backend_here(fields, "cpu") in ("cpu", "naive")
     with pytest.raises(RuntimeError, match="'fused' cannot run here"):
         backend_here(fields | {"backend": "fused"}, "cpu")
+    monkeypatch.setattr("vmamba_ops.nvrtc.missing", lambda: "")
+    resolve.cache_clear()
+    assert backend_here(fields, "cuda") == backend_here(fields | {"backend": "fused"}, "cuda") == "fused"
+    for other in ({"dims": [16, 24]}, {"d_state": 2}, how("v04"), {"routes": "bidi"}):
+        assert backend_here(fields | other, "cuda") == "oflex"
+    resolve.cache_clear()
 
 
 def test_refusals():

@@ -29,6 +29,13 @@ def forward_types() -> str:
         "`forward_type=NAME`; a model brings the one it was released with. This page is written from",
         "`conf/forward_type/*.yaml` by `python -m vmamba.config.tables`.",
         "",
+        "What a type says holds for every `scan` that is named. `scan=auto` keeps to it as well, with one exception:",
+        "in `v05` (and `v4`), where speed is the point, it takes `scan=fused` on a GPU that has it (routes cross2d,",
+        "d_state 1, inner widths that are multiples of 16; not for batches of few large maps). That one has no",
+        "projections, cross scan and scan apart. Its state is float32, but each addition of the four routes is rounded",
+        "to the network's type, so under 16-bit autocast it is not the float32 output that `v05` names: `scan=oflex`",
+        "keeps that to the letter.",
+        "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + " --- |" * len(COLUMNS),
     ]

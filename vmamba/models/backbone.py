@@ -23,7 +23,7 @@ class Backbone(VMamba):
         self.out_indices = tuple(out_indices)
         self.classifier.norm = nn.Identity()
         for i in self.out_indices:
-            self.add_module(f"outnorm{i}", make_norm(self.norm_kind, self.feature_info[i]["num_chs"]))
+            self.add_module(f"outnorm{i}", make_norm(self.norm_kind, self.feature_info[i]["num_chs"], wide=True))
 
     def feature_norm(self, stage: int, x: Tensor) -> Tensor:
         """The stage's own output norm."""

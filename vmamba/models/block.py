@@ -4,7 +4,7 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vmamba.models.layers import Mlp, channel_first, make_norm
+from vmamba.models.layers import Mlp, channel_first, make_norm, normed
 from vmamba.models.ss2d import SS2D
 
 
@@ -29,11 +29,14 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        branch = None
         if self.has_scan:
-            x = x + self.drop_path(self.op(self.norm(x)))
+            x, y = normed(self.norm, x, branch)
+            branch = self.drop_path(self.op(y))
         if self.has_mlp:
-            x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
+            x, y = normed(self.norm2, x, branch)
+            branch = self.drop_path(self.mlp(y))
+        return x + branch
 
 
 class Stage(nn.Module):

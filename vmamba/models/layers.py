@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vmamba_ops import add_layer_norm, layer_norm
+
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
@@ -22,11 +24,39 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-class LayerNorm2d(nn.LayerNorm):
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm over the last axis, eps 1e-5.
+
+    Under autocast on a GPU its result is in autocast's type, as a matrix product behind it would read it; with ``wide``
+    in float32, as torch's own: for what becomes the residual stream or leaves the network.
+    """
+
+    def __init__(self, channels: int, *, wide: bool = False) -> None:
+        super().__init__(channels)
+        self.wide = wide
+
+    def _out_dtype(self, x: Tensor) -> torch.dtype | None:
+        if self.wide or not (x.is_cuda and torch.is_autocast_enabled("cuda")):
+            return None
+        return torch.get_autocast_dtype("cuda")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps, out_dtype=self._out_dtype(x))
+
+    def after(self, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+        """x + branch (or x alone) and the norm of it."""
+        return add_layer_norm(x, branch, self.weight, self.bias, self.eps, out_dtype=self._out_dtype(x))
+
+
+class LayerNorm2d(LayerNorm):
     """LayerNorm over the channels of (B, C, H, W)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return to_first(super().forward(to_last(x)))
+
+    def after(self, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+        total = x if branch is None else x + branch
+        return total, self(total)
 
 
 class Linear2d(nn.Linear):
@@ -57,16 +87,19 @@ def to_last(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1)
 
 
-def make_norm(kind: str, channels: int) -> nn.Module:
-    """The normalisation of a network with norm ``kind`` (ln, ln2d, bn), in its layout."""
+def make_norm(kind: str, channels: int, *, wide: bool = False) -> nn.Module:
+    """The normalisation of a network with norm ``kind`` (ln, ln2d, bn), in its layout; ``wide`` as in ``LayerNorm``."""
     if kind == "bn":
         return nn.BatchNorm2d(channels)
-    return layer_norm(channels, channel_first(kind))
+    return LayerNorm2d(channels, wide=wide) if channel_first(kind) else LayerNorm(channels, wide=wide)
 
 
-def layer_norm(channels: int, first: bool) -> nn.LayerNorm:
-    """LayerNorm over the channels, eps 1e-5, in the layout ``first`` says."""
-    return LayerNorm2d(channels) if first else nn.LayerNorm(channels)
+def normed(norm: nn.Module, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
+    """x + branch (or x alone) and ``norm`` of it, together where that is faster."""
+    if isinstance(norm, LayerNorm):
+        return norm.after(x, branch)
+    total = x if branch is None else x + branch
+    return total, norm(total)
 
 
 def make_linear(first: bool) -> Callable[..., nn.Linear]:
@@ -112,8 +145,9 @@ class SpatialSoftmax(nn.Module):
 
 def make_out_norm(kind: str, channels: int, first: bool) -> nn.Module:
     """What follows the scan: ln, none, dwconv3, cnorm (ln then dwconv3), softmax (over positions) or sigmoid."""
+    norm = LayerNorm2d if first else LayerNorm
     if kind == "ln":
-        return layer_norm(channels, first)
+        return norm(channels)
     if kind == "none":
         return nn.Identity()
     if kind == "softmax":
@@ -125,4 +159,4 @@ def make_out_norm(kind: str, channels: int, first: bool) -> nn.Module:
     conv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False)
     if kind == "dwconv3":
         return nn.Sequential(before, conv, after)
-    return nn.Sequential(layer_norm(channels, first), before, conv, after)
+    return nn.Sequential(norm(channels), before, conv, after)

@@ -27,7 +27,7 @@ class Classifier(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, norm: str, drop_rate: float) -> None:
         super().__init__()
-        self.norm = make_norm(norm, channels)
+        self.norm = make_norm(norm, channels, wide=True)
         self.drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(channels, num_classes) if num_classes else nn.Identity()
 
@@ -36,10 +36,10 @@ class VMamba(nn.Module):
     """VMamba (arXiv 2401.10166). Images (B, in_chans, H, W) of any size -> logits (B, num_classes).
 
     The arguments are the fields of ``schema.Model``, ``schema.ForwardType``, ``schema.Norm`` and ``schema.Scan``;
-    the state dict has the published names. Where the fused scan is at hand a network of norm=ln2d keeps its features
-    channels-last inside and hands them out as (B, C, H, W) all the same. ``img_size`` matters only to ``pos_embed``,
-    whose grid is resized to the image's on the way. ``crop_odd`` cuts odd maps in downsample=v1 instead of padding
-    them, as the first release did.
+    the state dict has the published names. For a GPU's scan a network of norm=ln2d keeps its features channels-last
+    inside and hands them out as (B, C, H, W) all the same (``ss2d.runs_channels_last``).
+    ``img_size`` matters only to ``pos_embed``, whose grid is resized to the image's on the way. ``crop_odd`` cuts odd
+    maps in downsample=v1 instead of padding them, as the first release did.
     Raises ``UserError`` for what does not fit together.
     """
 
@@ -138,6 +138,8 @@ class VMamba(nn.Module):
             raise UserError(
                 f"images of shape {tuple(x.shape)}: this model takes (batch, {self.in_chans}, height, width)"
             )
+        if x.is_cuda and not self.first:  # else the convolutions behind would change the layout, map by map
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.patch_embed(x)
         if self.pos_embed is not None:
             grid = x.shape[2:] if self.first else x.shape[1:3]

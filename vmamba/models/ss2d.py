@@ -17,25 +17,46 @@ from vmamba.config.errors import UserError
 from vmamba.models.init import init_scan
 from vmamba.models.layers import activation, make_linear, make_out_norm, to_first, to_last
 from vmamba_ops import cross_merge, cross_scan, dwconv_silu, line_scan, selective_scan, ss2d
+from vmamba_ops.choose import choose_ss2d
 from vmamba_ops.dispatch import resolve
-from vmamba_ops.limits import unfit
+from vmamba_ops.limits import NETWORK_LIMITS, unfit
 
 K = 4
 HALF = (torch.float16, torch.bfloat16)
 
 
+def newest(fields: Mapping[str, Any]) -> bool:
+    """Whether these fields of ``VMamba`` ask for the fastest way (forward type v05) and not for an older one.
+
+    Then the projections are 1 x 1 convolutions, which commute with the scan's order: on a GPU x is projected before
+    the cross scan, and backend=auto may take the fused scan.
+    """
+    fast = fields["projection"] == "conv" and fields["cross_scan"] == "triton" and fields["scan_in"] == "input"
+    return fast and not fields["sequential"] and fields["routes"] != "cascade2d"
+
+
 def runs_channels_last(fields: Mapping[str, Any]) -> bool:
-    """Whether a network of norm=ln2d with these fields of ``VMamba`` is better kept channels-last inside."""
-    if fields["norm"] != "ln2d" or fields["ssm_ratio"] <= 0 or fields["backend"] != "fused":
+    """Whether a network of norm=ln2d with these fields of ``VMamba`` is better kept channels-last inside: for a GPU."""
+    if fields["norm"] != "ln2d" or fields["ssm_ratio"] <= 0:
         return False
-    widths = [int(fields["ssm_ratio"] * width) for width in fields["dims"]]
-    return not any(unfit(width, fields["d_state"], fields["routes"]) for width in widths)
+    if fields["backend"] == "auto":
+        return newest(fields) and torch.cuda.is_available()
+    on_gpu = "cpu" not in NETWORK_LIMITS[fields["backend"]].devices
+    return fields["backend"] == "fused" or (newest(fields) and on_gpu)
 
 
 def backend_here(fields: Mapping[str, Any], device_type: str) -> str:
-    """The backend that a network with these fields of ``VMamba`` scans by on a device."""
-    op = "ss2d" if fields["backend"] == "fused" else "selective_scan"
-    return resolve(op, fields["backend"], device_type, fields["d_state"])
+    """The backend that a network with these fields of ``VMamba`` scans by on a device.
+
+    That of its largest batches: backend=auto looks at the size of the maps as well.
+    """
+    widths = [int(fields["ssm_ratio"] * width) for width in fields["dims"]]
+    fits = not any(unfit(width, fields["d_state"], fields["routes"]) for width in widths)
+    if fields["backend"] == "fused" or (fields["backend"] == "auto" and fits and newest(fields)):
+        choice = resolve("ss2d", fields["backend"], device_type, fields["d_state"])
+        if choice == "fused":
+            return choice
+    return resolve("selective_scan", fields["backend"], device_type, fields["d_state"])
 
 
 class SS2D(nn.Module):
@@ -76,7 +97,9 @@ class SS2D(nn.Module):
         why = unfit(inner, d_state, routes)
         if why and backend == "fused":
             raise UserError(f"backend=fused with {inner} inner channels, d_state={d_state}, routes={routes}: {why}")
-        self.fused = backend == "fused"
+        how = {"projection": projection, "cross_scan": cross_scan, "scan_in": scan_in, "sequential": sequential}
+        self.newest = newest(how | {"routes": routes})
+        self.fused = backend == "fused" or (backend == "auto" and self.newest and not why)
         # "auto" takes the Triton kernel where there is one, and plain torch on a CPU
         self.scan_route = self.merge_route = "auto" if cross_scan == "triton" else "torch"
         linear = make_linear(first)
@@ -100,25 +123,47 @@ class SS2D(nn.Module):
             x, z = x.chunk(2, dim=1 if self.first else -1)
             if self.gate == "act":
                 z = self.act(z)
-        y = self._fused(x) if self.fused else self._composed(x)
+        y = self._core(x)
         if self.out_proj.weight.dtype in HALF:
             y = y.to(self.out_proj.weight.dtype)
         y = self.out_act(self.out_norm(y)).to(x.dtype)
         return self.out_proj(y if z is None else y * z)
 
-    def _fused(self, x: Tensor) -> Tensor:
-        """Convolution, activation and scan by the channels-last operators, in the network's layout."""
+    def _core(self, x: Tensor) -> Tensor:
+        """Convolution, activation and scan, in the network's layout: channels-last operators on a GPU if they may."""
         x_BHWD = to_last(x) if self.first else x
+        fused = self.fused and self.backend != "auto"
+        if self.fused and not fused:
+            fused = choose_ss2d("auto", x_BHWD, self.d_state, self.routes) == "fused"
+        if not fused and (self.first or not self.newest or not x.is_cuda):
+            return self._composed(x)
         if self.conv2d is not None and isinstance(self.act, nn.SiLU):
             x_BHWD = dwconv_silu(x_BHWD, self.conv2d.weight, self.conv2d.bias)
         else:
             x_BHWD = self.act(x_BHWD if self.conv2d is None else to_last(self.conv2d(to_first(x_BHWD))))
-        own = (self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
-        y_BHWD = ss2d(x_BHWD, *own, routes=self.routes, backend="fused")
+        y_BHWD = self._fused(x_BHWD) if fused else self._projected_first(x_BHWD)
         return to_first(y_BHWD) if self.first else y_BHWD
 
+    def _fused(self, x_BHWD: Tensor) -> Tensor:
+        own = (self.x_proj_weight, self.dt_projs_weight, self.dt_projs_bias, self.A_logs, self.Ds)
+        return ss2d(x_BHWD, *own, routes=self.routes, backend="fused")
+
+    def _projected_first(self, x_BHWD: Tensor) -> Tensor:
+        """The operators one after the other, channels-last: what a route reads at a position is projected before the
+        cross scan, in one product for all four routes, and not four times after it."""
+        B, H, W, D = x_BHWD.shape
+        rows_BHWKC = F.linear(x_BHWD, self.x_proj_weight.flatten(0, 1)).view(B, H, W, K, -1)
+        last = {"in_channel_first": False, "backend": self.scan_route}
+        rows_BKCL = cross_scan(rows_BHWKC, self.routes, one_by_one=True, **last)
+        r_BKRL, b, c = rows_BKCL.split((self.rank, self.d_state, self.d_state), dim=2)
+        dt_BKDL = torch.matmul(self.dt_projs_weight, r_BKRL)
+        x_BKDL = cross_scan(x_BHWD, self.routes, **last)
+        y_BKDL = self._selective(x_BKDL, dt_BKDL, b.contiguous(), c.contiguous(), slice(0, K))
+        y_BKDHW = y_BKDL.view(B, K, D, H, W)
+        return cross_merge(y_BKDHW, self.routes, in_channel_first=False, backend=self.merge_route).view(B, H, W, D)
+
     def _composed(self, x: Tensor) -> Tensor:
-        """The same by the operators one after the other."""
+        """The same by torch's convolution and the operators one after the other, as the forward type says."""
         x_BDHW = x if self.first else to_first(x)
         if self.conv2d is not None:
             x_BDHW = self.conv2d(x_BDHW)
@@ -150,9 +195,11 @@ class SS2D(nn.Module):
         return x_BDHW if self.first else to_last(x_BDHW)
 
     def _scan(self, x_BKDL: Tensor, groups: slice) -> Tensor:
-        """The selective scan of routes ``groups``: (B, k, D, L) -> (B, k, D, L)."""
+        """The projections and the selective scan of routes ``groups``: (B, k, D, L) -> (B, k, D, L)."""
+        return self._selective(x_BKDL, *self._project(x_BKDL, groups), groups)
+
+    def _selective(self, x_BKDL: Tensor, dt_BKDL: Tensor, B_BKNL: Tensor, C_BKNL: Tensor, groups: slice) -> Tensor:
         B, k, D, L = x_BKDL.shape
-        dt_BKDL, B_BKNL, C_BKNL = self._project(x_BKDL, groups)
         u, dt = x_BKDL.reshape(B, k * D, L), dt_BKDL.reshape(B, k * D, L)
         half = u.dtype in HALF
         # autocast leaves some products in float32 (an einsum over one number), so the types are made alike here

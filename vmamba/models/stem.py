@@ -10,10 +10,11 @@ from torch.nn import functional as F
 from vmamba.models.layers import Permute, channel_first, make_linear, make_norm, to_first
 
 
-def _normed(norm: str, channels: int, enabled: bool) -> list[nn.Module]:
-    """From the (B, C, H, W) of a convolution to the network's layout, normalised there (two modules)."""
+def _normed(norm: str, channels: int, enabled: bool, wide: bool = True) -> list[nn.Module]:
+    """From the (B, C, H, W) of a convolution to the network's layout, normalised there (two modules); ``wide`` where
+    the residual stream begins."""
     change = nn.Identity() if channel_first(norm) else Permute(0, 2, 3, 1)
-    return [change, make_norm(norm, channels) if enabled else nn.Identity()]
+    return [change, make_norm(norm, channels, wide=wide) if enabled else nn.Identity()]
 
 
 def patch_embed(version: str, in_chans: int, channels: int, patch_size: int, norm: str, normed: bool) -> nn.Module:
@@ -28,7 +29,7 @@ def patch_embed(version: str, in_chans: int, channels: int, patch_size: int, nor
     back = nn.Identity() if channel_first(norm) else Permute(0, 3, 1, 2)
     return nn.Sequential(
         nn.Conv2d(in_chans, half, stride + 1, stride, padding=1),
-        *_normed(norm, half, normed),
+        *_normed(norm, half, normed, wide=False),
         back,
         nn.GELU(),
         nn.Conv2d(half, channels, stride + 1, stride, padding=1),

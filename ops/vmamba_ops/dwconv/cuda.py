@@ -1,6 +1,7 @@
 """Depthwise 3 x 3 convolution and SiLU of a channels-last map in CUDA C++ (dwconv.cu, compiled by ``nvrtc``).
 
-``vmamba_ops::dwconv_silu`` and its backward are ``torch.library`` operators with fake kernels; sums have a fixed order.
+``vmamba_ops::dwconv_silu`` and its backward are ``torch.library`` operators with fake kernels, which plain eager calls
+go around; sums have a fixed order.
 """
 
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .. import nvrtc
+from ..eager import plain
 
 CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 WIDTH = 4  # channels of a thread
@@ -40,6 +43,9 @@ class _Launch:
         """``tensors`` are Problem's, None for a null pointer."""
         fields = (*[0 if t is None else t.data_ptr() for t in tensors], *self.sizes)
         stream = torch._C._cuda_getCurrentRawStream(self.kernel.device)
+        if self.kernel.device == torch._C._cuda_getDevice():
+            self.kernel.launch(self.grid, _THREADS, 0, stream, fields)
+            return
         with torch.cuda.device(self.kernel.device):
             self.kernel.launch(self.grid, _THREADS, 0, stream, fields)
 
@@ -102,6 +108,22 @@ def _gradients(ctx, dy):
     return (*results[:2], None if bias is None else results[2])
 
 
+class _Eager(torch.autograd.Function):
+    """The same for plain eager calls, without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight, bias)
+        return _forward(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        x, weight, bias = ctx.saved_tensors
+        results = _backward(dy.to(x.dtype).contiguous(), x, weight, bias)
+        return (*results[:2], None if bias is None else results[2])
+
+
 torch.library.impl("vmamba_ops::dwconv_silu", "CUDA", _forward)
 torch.library.impl("vmamba_ops::dwconv_silu_backward", "CUDA", _backward)
 torch.library.register_autograd("vmamba_ops::dwconv_silu", _gradients, setup_context=_save)
@@ -111,5 +133,7 @@ def dwconv_silu(x_BHWD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As the public function, on a GPU."""
     if x_BHWD.is_cuda and torch.is_autocast_enabled("cuda"):
         x_BHWD = x_BHWD.to(torch.get_autocast_dtype("cuda"))
-    own = (None if t is None else t.float().contiguous() for t in (weight, bias))
-    return torch.ops.vmamba_ops.dwconv_silu(x_BHWD.contiguous(), *own)
+    own = [None if t is None else t.float().contiguous() for t in (weight, bias)]
+    eager = x_BHWD.is_cuda and plain(x_BHWD, weight, bias)
+    call = _Eager.apply if eager else torch.ops.vmamba_ops.dwconv_silu
+    return call(x_BHWD.contiguous(), *own)

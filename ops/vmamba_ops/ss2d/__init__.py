@@ -2,9 +2,8 @@
 
 from torch import Tensor
 
-from ..choose import choose
+from ..choose import choose_ss2d
 from ..cross_scan.routes import check as check_routes
-from ..limits import unfit
 
 K = 4
 
@@ -74,10 +73,7 @@ def ss2d(
     check_routes(routes)
     _check(x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
     tensors = (x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
-    why = unfit(x.shape[3], A_logs.shape[1], routes)
-    if why and backend == "fused":
-        raise ValueError(f"ss2d: backend 'fused' cannot run this: {why}; use backend=auto")
-    choice = choose("ss2d", "composed" if why and backend == "auto" else backend, x)
+    choice = choose_ss2d(backend, x, A_logs.shape[1], routes)
     if choice == "fused":
         from .cuda import ss2d as fused  # here, so that the operators are defined by those alone who run them
 
