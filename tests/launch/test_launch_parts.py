@@ -27,7 +27,6 @@ LAUNCHER = plain(compose()[0].launcher)
     "words",
     [
         [["model.d_state=1", "seed=3"], ["model.d_state=2", "seed=3"]],
-        [["launcher.sbatch={reservation:mine}", "seed=1"], ["launcher.sbatch={}", "seed=2"]],
         [["norm=ln", "model.dims=[8,16,32,64]"], ["norm=ln2d", "recipe.lr=1e-3"]],
         [["recipe.lr=1", "recipe=imagenet_300e"], ["recipe.lr=2", "recipe=imagenet_300e", "+tracking.tags.a=b"]],
     ],
@@ -59,6 +58,7 @@ def test_a_bad_point_is_named(bad, part):
         ("launcher.nodes=0", "launcher.nodes=0: must be at least 1"),
         ("launcher=nowhere", "Choose from: example_site, local, slurm, subprocess"),
         ("launcher.gpus=-1", "must not be negative"),
+        ("launcher.sbatch={reservation:mine}", "keys of your own go in with a +: +launcher.sbatch"),
     ],
 )
 def test_a_launcher_that_cannot_be_is_refused(words, part):
@@ -69,6 +69,7 @@ def test_a_launcher_that_cannot_be_is_refused(words, part):
 
 def test_a_resume_changes_the_launcher_and_nothing_else(monkeypatch):
     assert changed(LAUNCHER, ["launcher.time=7", "launcher=subprocess"])["time"] == 7
+    assert changed(LAUNCHER, ["+launcher.sbatch={nodelist:n5}"])["sbatch"] == {"nodelist": "n5"}
     for word, part in (("model.d_state=2", "keeps its runs"), ("launcher.tme=1", "no such setting")):
         with pytest.raises(UserError, match=part):
             changed(LAUNCHER, [word])

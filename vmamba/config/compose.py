@@ -220,7 +220,9 @@ def _explain(error: BaseException) -> str:
         known = list(_keys(OmegaConf.structured(schema.Run)))
         parent, _, leaf = key.rpartition(".")
         siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
-        if parent in known:
+        if parent in known and not siblings:
+            hint = f" {parent} is a mapping; keys of your own go in with a +: +{parent}={{{leaf}: …}}"
+        elif parent in known:
             hint = _near(leaf, siblings, 0.6) or f" {parent} has: {', '.join(siblings)}."
         else:
             hint = _near(key, groups(), 0.75) or _near(key, known, 0.6)

@@ -313,7 +313,7 @@ class Launcher:
     warning: int = 120  # seconds before the time limit at which a run saves and goes back to the queue
     constraint: str | None = None
     exclude: str | None = None
-    sbatch: dict[str, str] = field(default_factory=dict)  # further options: {reservation: mine, mail-type: FAIL}
+    sbatch: dict[str, str] = field(default_factory=dict)  # further options: +launcher.sbatch={reservation: mine}
     srun: list[str] = field(default_factory=list)  # options of srun, e.g. --container-image=…
     setup: list[str] = field(default_factory=list)  # shell lines before it starts: module load cuda, …
     python: str | None = None  # the interpreter there, e.g. "apptainer exec --nv image.sif python"; None: this one

@@ -112,6 +112,7 @@ def changed(launcher: dict, words: list[str]) -> dict:
     cfg = OmegaConf.create({"launcher": OmegaConf.merge(OmegaConf.structured(Launcher), launcher)})
     OmegaConf.set_struct(cfg, True)
     for word in words:
+        word = word.removeprefix("+")  # as in +launcher.sbatch={reservation:mine}
         if word.startswith("launcher="):
             word = word.replace("launcher=", "launcher.kind=", 1)
         if not word.startswith("launcher."):
