@@ -6,6 +6,7 @@ launcher and ``--from`` use.
 """
 
 import difflib
+import functools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from vmamba.config.paths import conf_dir, sweeps_dirs
 from vmamba.config.points import FILES, check_axis
 
 
+@functools.cache  # once a process
 def register() -> None:
     """Puts the typed schema at the root of the tree, so that a wrong type or key is refused while composing."""
     ConfigStore.instance().store(name="schema", node=schema.Run)
@@ -51,9 +53,15 @@ def typed(cfg: DictConfig) -> DictConfig:
     plain = OmegaConf.to_container(cfg, resolve=False)
     plain.pop("hydra", None)
     try:
-        return OmegaConf.merge(OmegaConf.structured(schema.Run), OmegaConf.create(plain))
+        return OmegaConf.merge(_structured(), OmegaConf.create(plain))
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from error
+
+
+@functools.cache
+def _structured() -> DictConfig:
+    """The schema's types and defaults; a merge leaves it as it is."""
+    return OmegaConf.structured(schema.Run)
 
 
 def checked(typed: DictConfig, *, cuda: bool | None = None) -> schema.Run:
