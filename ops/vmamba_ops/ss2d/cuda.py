@@ -1,7 +1,7 @@
 """The four-route scan of SS2D in CUDA C++ (ss2d.cu, compiled by ``nvrtc``), one state a channel.
 
-``vmamba_ops::ss2d_scan`` and its backward are ``torch.library`` operators with fake kernels. Results do not change from
-run to run: every sum has a fixed order.
+``vmamba_ops::ss2d_scan`` and its backward are ``torch.library`` operators with fake kernels, which plain eager calls go
+around. Results do not change from run to run: every sum has a fixed order.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,10 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .. import flops, nvrtc
+from ..eager import plain
 from . import plan as plans
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -79,8 +81,8 @@ def _launch(direction: str, device: int, shape: tuple[int, ...], dtype: torch.dt
 
 
 def _total(parts: Tensor) -> Tensor:
-    """The sum over the first dimension."""
-    return parts[0] if parts.shape[0] == 1 else parts.sum(0)
+    """The sum over the first dimension, in the parts' dtype (autocast would make it float32)."""
+    return parts[0] if parts.shape[0] == 1 else parts.sum(0, dtype=parts.dtype)
 
 
 def _forward(x, rows, weight, bias, A_logs, Ds, save):
@@ -129,6 +131,22 @@ def _gradients(ctx, dy, _):
     return (*torch.ops.vmamba_ops.ss2d_scan_backward(dy, states, x, *rest), None)
 
 
+class _Eager(torch.autograd.Function):
+    """The same for plain eager calls, without the dispatcher."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        y, states = _forward(*inputs)
+        ctx.save_for_backward(states, *inputs[:6])
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy):
+        states, x, *rest = ctx.saved_tensors
+        return (*_backward(dy.to(x.dtype).contiguous(), states, x, *rest), None)
+
+
 torch.library.impl("vmamba_ops::ss2d_scan", "CUDA", _forward)
 torch.library.impl("vmamba_ops::ss2d_scan_backward", "CUDA", _backward)
 torch.library.register_autograd("vmamba_ops::ss2d_scan", _gradients, setup_context=_save)
@@ -148,5 +166,7 @@ def ss2d(x_BHWD, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds) -> T
     x_BHWD = x_BHWD.contiguous()
     rows = torch.nn.functional.linear(x_BHWD, x_proj_weight.flatten(0, 1).to(x_BHWD.dtype))
     own = (dt_projs_weight, dt_projs_bias, A_logs.view(K, D), Ds.view(K, D))
-    own = (t.float().contiguous() for t in own)
+    own = [t.float().contiguous() for t in own]
+    if x_BHWD.is_cuda and plain(x_BHWD, rows, *own):
+        return _Eager.apply(x_BHWD, rows, *own, torch.is_grad_enabled())
     return torch.ops.vmamba_ops.ss2d_scan(x_BHWD, rows, *own, torch.is_grad_enabled())[0]
