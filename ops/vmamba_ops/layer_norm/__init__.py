@@ -15,16 +15,17 @@ def _check(op: str, x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tens
         raise ValueError(f"{op}: x is {tuple(x.shape)}; it takes (..., channels) with two axes or more, none of them 0")
     if branch is not None and branch.shape != x.shape:
         raise ValueError(f"{op}: branch is {tuple(branch.shape)}; it takes the shape of x, {tuple(x.shape)}")
-    for name, tensor in {"weight": weight, "bias": bias}.items():
-        if tuple(tensor.shape) != (x.shape[-1],):
-            raise ValueError(f"{op}: {name} is {tuple(tensor.shape)}; it takes ({x.shape[-1]},)")
-    for name, tensor in {"x": x, "branch": branch, "weight": weight, "bias": bias}.items():
+    channels, device = x.shape[-1:], x.device
+    for name, tensor in (("weight", weight), ("bias", bias)):
+        if tensor.shape != channels:
+            raise ValueError(f"{op}: {name} is {tuple(tensor.shape)}; it takes {tuple(channels)}")
+    for name, tensor in (("x", x), ("branch", branch), ("weight", weight), ("bias", bias)):
         if tensor is None:
             continue
-        if not tensor.is_floating_point():
+        if not tensor.dtype.is_floating_point:
             raise TypeError(f"{op}: {name} is {tensor.dtype}; it takes a floating dtype")
-        if tensor.device != x.device:
-            raise ValueError(f"{op}: {name} is on {tensor.device}; it takes a tensor on {x.device}, where x is")
+        if tensor.device != device:
+            raise ValueError(f"{op}: {name} is on {tensor.device}; it takes a tensor on {device}, where x is")
 
 
 def _choice(x: Tensor, backend: str, *others: Tensor | None) -> str:
