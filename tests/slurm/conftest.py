@@ -24,6 +24,7 @@ class Cluster:
             "CLUSTER_DIR": str(folder),
             "CLUSTER_PORT": str(_free_ports(10)),
             "CLUSTER_GRACE": "20",
+            "CLUSTER_NODES": "5",
             "OMP_NUM_THREADS": "1",
         }
 

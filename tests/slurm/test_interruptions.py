@@ -28,11 +28,13 @@ POINTS = ("whole", "requeued", "signalled", "killed", "cancelled", "broken")
 
 @dataclass
 class Story:
-    """The three sweeps after everything that was done to them."""
+    """The sweeps after everything that was done to them."""
 
     ends: SweepFolder
     nodes: SweepFolder
     limit: SweepFolder
+    tracked: SweepFolder
+    runs: list[str]  # MLflow's ids of the tracked points before they were preempted
     states: dict[str, str]  # SLURM's of the jobs
     report: str
 
@@ -44,11 +46,14 @@ class Story:
 def story(project) -> Story:
     _write_points(project.folder)
     nap = "+model.kwargs.nap=0.15"
-    here = "launcher.exclude='n[3-4]'"  # so that only the two-node job is in the way of the one that preempts
+    # so that only the two-node job, and on n5 the tracked sweep, is in the way of a job that preempts
+    here, there = "launcher.exclude='n[3-5]'", ["launcher.partition=low", "+launcher.sbatch={nodelist:n5}"]
     ends = _submit(project, "ablation=ends", "name=ends", nap, here)
     two = ["recipe.batch_size=32", "launcher.nodes=2", "launcher.cpus=4", "launcher.partition=low"]
+    two.append("launcher.exclude=n5")
     nodes = _submit(project, "name=nodes", nap, *two)
     limit = _submit(project, "name=limit", "+model.kwargs.nap=2.0", "launcher.time=2", "launcher.warning=20", here)
+    tracked = _submit(project, "-m", "seed=1,2", "name=tracked", "+model.kwargs.nap=0.5", "tracking=mlflow", *there)
     _spoil(project.checkout)
     jobs = {name: ends.latest()[number]["job"] for number, name in enumerate(POINTS)}
     say = project.cluster.say
@@ -64,17 +69,24 @@ def story(project) -> Story:
     os.kill(RunFolder(run("killed")).read_status()["pid"], signal.SIGKILL)
     _reaches(run("cancelled"), 12)
     say("scancel", jobs["cancelled"])
-    _reaches(nodes.path, 10)
-    say("sbatch", "--partition=high", "--nodes=2", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 1")
+    _reaches(nodes.path, 7)
+    os.kill(_process(nodes.path, rank=1), signal.SIGKILL)
+    urgent = ["sbatch", "--partition=high", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 1"]
+    points = [tracked.run(line) for line in tracked.latest().values()]
+    _until(lambda: all(list(point.records()) and "run_id" in point.mlflow.read_text() for point in points))
+    runs = [_run_id(point) for point in points]
+    say(*urgent, "--nodelist=n5")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SLURM_CONF", f"{project.cluster.environment['CLUSTER_DIR']}/slurm.conf")
-        _until(lambda: [_states(ends)[name] for name in ("killed", "cancelled")] == ["killed", "killed"])
+        _until(lambda: _states(ends)["cancelled"] == "killed")
     resumed = project.sweep("resume", str(ends.path))
     assert resumed.returncode == 0, resumed.stderr
-    for sweep in (ends, nodes, limit):
+    _reaches(nodes.path, 20)
+    say(*urgent, "--nodes=2", "--exclude=n[1-2],n5")
+    for sweep in (ends, nodes, limit, tracked):
         project.sweep("wait", str(sweep.path))
     states = dict(line.split("|") for line in say("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T").splitlines())
-    return Story(ends, nodes, limit, states, (ends.path / "report" / "report.md").read_text())
+    return Story(ends, nodes, limit, tracked, runs, states, (ends.path / "report" / "report.md").read_text())
 
 
 def _write_points(folder: Path) -> None:
@@ -112,6 +124,24 @@ def _until(condition, seconds: float = 120) -> None:
         time.sleep(0.1)
 
 
+def _process(path: Path, rank: int) -> int:
+    """The Python of a rank of the job that runs in a folder: the one that listens to no other and says so itself."""
+    wanted = {f"SLURM_PROCID={rank}", f"SLURM_JOB_NAME={path.name}"}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words, env = (process / "cmdline").read_bytes().decode(), (process / "environ").read_bytes().decode()
+        except OSError:
+            continue
+        if words.split("\0")[1:4] == ["-u", "-m", "submitit.core._submit"] and wanted <= set(env.split("\0")):
+            return int(process.name)
+    raise AssertionError(f"rank {rank} of {path.name} does not run")
+
+
+def _run_id(point: RunFolder) -> str:
+    (state,) = json.loads(point.mlflow.read_text())["stores"].values()
+    return state["run_id"]
+
+
 def _states(sweep: SweepFolder) -> dict[str, str]:
     from vmamba.launch.points import points
 
@@ -138,7 +168,7 @@ def test_ends_with_the_weights_of_the_run_left_alone(story, name):
 
 def test_two_nodes_preempted_on_the_way_compute_what_one_process_does(story):
     status = RunFolder(story.nodes.path).read_status()
-    assert status["state"] == "finished" and status["preempted"] >= 1
+    assert status["state"] == "finished" and status["preempted"] >= 2  # a rank was killed before
     ours, whole = last(story.nodes.path)["model"], last(story.run("whole").path)["model"]
     for key in whole:
         torch.testing.assert_close(ours[key], whole[key], atol=2e-4, rtol=2e-3)
@@ -146,7 +176,7 @@ def test_two_nodes_preempted_on_the_way_compute_what_one_process_does(story):
     assert steps(story.nodes.path) == steps(story.run("whole").path)
 
 
-@pytest.mark.parametrize(("name", "times"), [("whole", 0), ("requeued", 1), ("signalled", 1)])
+@pytest.mark.parametrize(("name", "times"), [("whole", 0), ("requeued", 1), ("signalled", 1), ("killed", 1)])
 def test_interruptions_are_counted(story, name, times):
     assert story.run(name).read_status().get("preempted", 0) == times
 
@@ -156,10 +186,29 @@ def test_the_time_limit_is_an_interruption_like_another(story):
     assert status["state"] == "finished" and status["preempted"] >= 1
 
 
-def test_a_resume_takes_what_was_killed_and_nothing_else(story):
+def test_a_resume_takes_what_was_cancelled_and_nothing_that_came_back_by_itself(story):
     attempts = {name: story.ends.latest()[number]["attempt"] for number, name in enumerate(POINTS)}
-    assert attempts["killed"] == attempts["cancelled"] == 2
-    assert attempts["whole"] == attempts["requeued"] == attempts["signalled"] == 1
+    assert attempts["cancelled"] == 2
+    assert all(attempts[name] == 1 for name in ("whole", "requeued", "signalled", "killed"))
+
+
+def test_preempted_points_keep_their_runs_in_mlflow_and_tell_no_step_twice(story):
+    from mlflow import MlflowClient
+
+    ((uri, parent),) = story.tracked.read_info()["stores"].items()
+    client = MlflowClient(uri)
+    (experiment,) = [found for found in client.search_experiments() if found.name == "vmamba"]
+    everything = client.search_runs([experiment.experiment_id])
+    runs = {run.info.run_id: run for run in everything if run.info.run_id != parent}
+    assert sorted(runs) == sorted(story.runs) and len(everything) == 3
+    assert {run.info.status for run in everything} == {"FINISHED"}
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs.values()} == {parent}
+    folders = [story.tracked.run(line) for line in story.tracked.latest().values()]
+    assert all(folder.read_status()["preempted"] >= 1 for folder in folders)
+    for folder, run in zip(folders, story.runs, strict=True):
+        told = [(metric.step, metric.value) for metric in client.get_metric_history(run, "train/loss")]
+        kept = [(r["step"], r["metrics"]["train/loss"]) for r in folder.records() if "train/loss" in r["metrics"]]
+        assert sorted(told) == kept and [step for step, _ in kept] == list(range(1, len(kept) + 1))
 
 
 def test_a_failed_point_stops_no_other_and_slurm_shows_it(story):
