@@ -75,6 +75,30 @@ def config(outputs: Path, **tracking) -> dict:
     }
 
 
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL of the tests' own."""
+    from postgres import NoPostgres, Postgres
+
+    try:
+        found = Postgres()
+    except NoPostgres as reason:
+        pytest.skip(str(reason))
+    try:
+        yield found.start()
+    finally:
+        found.stop()
+
+
+@pytest.fixture(scope="session")
+def server(postgres, tmp_path_factory):
+    """A team's server on it."""
+    from servers import served
+
+    with served(postgres, tmp_path_factory.mktemp("server")) as found:
+        yield found
+
+
 @pytest.fixture
 def query():
     """Rows of a sqlite store, asked for past MLflow."""

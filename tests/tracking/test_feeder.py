@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from types import SimpleNamespace
@@ -12,9 +13,12 @@ from types import SimpleNamespace
 import pytest
 
 from vmamba import track
+from vmamba.tracking import follower
 from vmamba.tracking.atomic import read_json
 from vmamba.tracking.feeder import Feeder
 from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.mlflow_view import View
+from vmamba.tracking.refusals import Busy, NotDelivered
 
 TRAINER = """
 import os, signal, sys, time
@@ -36,11 +40,11 @@ if how == "interrupt":
         time.sleep(30)
     except KeyboardInterrupt:
         folder.write_status("killed", error="interrupted")
-        print(feeder.finish(60).message)
+        print(feeder.finish(200).message)
         sys.exit(130)
 writer.close()
 folder.write_status("finished" if how == "finish" else "failed")
-outcome = feeder.finish(60)
+outcome = feeder.finish(200)
 print(outcome.message)
 if how == "raise":
     raise ValueError("boo")
@@ -48,7 +52,7 @@ if how == "raise":
 EXPECTED = {"finish": "FINISHED", "raise": "FAILED", "kill": "KILLED", "interrupt": "KILLED"}
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=200):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "waited in vain"
@@ -68,7 +72,7 @@ def four_runs(tmp_path_factory, make_config):
     interrupted = RunFolder(outputs / "interrupt")
     wait_for(lambda: len(list(interrupted.records())) == 50 and interrupted.mlflow.is_file())
     os.killpg(trainers["interrupt"].pid, signal.SIGINT)
-    said = {how: trainer.communicate(timeout=90)[0] for how, trainer in trainers.items()}
+    said = {how: trainer.communicate(timeout=250)[0] for how, trainer in trainers.items()}
     wait_for(lambda: read_json(outputs / "kill" / "mlflow.json").get("delivered"))
     return outputs, said, {how: trainer.returncode for how, trainer in trainers.items()}
 
@@ -103,7 +107,7 @@ def test_dead_server_costs_nothing_and_a_later_sync_delivers(outputs, make_run, 
             writer.log(step, step / 10, {"train/loss": 1.0})
     assert time.monotonic() - began < 1.0
     folder.write_status("finished")
-    outcome = feeder.finish(timeout=20)
+    outcome = feeder.finish(timeout=60)
     assert time.monotonic() - began < 10.0
     assert not outcome.delivered and "no MLflow server answers" in outcome.message
     assert f"python -m vmamba.track sync {folder.path}" in outcome.message and "\n" not in outcome.message
@@ -151,3 +155,26 @@ def test_feeder_that_cannot_start_stops_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     outcome = Feeder(folder, SimpleNamespace(store="mlflow")).start().finish()
     assert not outcome.delivered and "did not start" in outcome.message and "sync" in outcome.message
+
+
+def test_a_store_that_is_too_slow_is_tried_again_at_the_end(outputs, make_run, monkeypatch, query):
+    """Not so one that refuses: the run would wait for nothing."""
+    folder = make_run(outputs / "a")
+    monkeypatch.setattr(follower, "time", SimpleNamespace(sleep=lambda _: None, monotonic=time.monotonic))
+    over = threading.Event()
+    over.set()
+    over.parent = os.getpid()
+    close, left = View.close, [Busy("too slow"), Busy("too slow")]
+
+    def slow(view):
+        if left:
+            raise left.pop()
+        return close(view)
+
+    monkeypatch.setattr(View, "close", slow)
+    out = os.open(os.devnull, os.O_WRONLY)
+    assert follower.Follower(folder, over, out).run() == 0 and not left
+    assert query(outputs / "mlflow.db", "select name, status from runs") == [("a", "FINISHED")]
+    left += [NotDelivered("no"), NotDelivered("no")]
+    assert follower.Follower(folder, over, out).run() == 1 and len(left) == 1
+    os.close(out)

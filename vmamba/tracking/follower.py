@@ -13,13 +13,14 @@ from vmamba.tracking.describe import config_of
 from vmamba.tracking.feeder import note, settle
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.mlflow_view import View
-from vmamba.tracking.refusals import NotDelivered, one_line
+from vmamba.tracking.refusals import Busy, NotDelivered, one_line
 from vmamba.tracking.store import locked, probe, uri_of
 from vmamba.tracking.system import Sampler
 
 log = logging.getLogger("vmamba.feeder")
 INTERVAL = 3.0  # seconds between deliveries
 SLOWEST = 60.0  # longest pause between attempts on a store that fails
+PATIENCE = 600.0  # at the end, with a store that is there and too slow
 NICE = 10
 
 
@@ -37,7 +38,7 @@ def follow(folder: RunFolder, parent: int) -> int:
     note(folder, False, "")
     try:
         with locked(folder.path / ".feeder.lock"):
-            return _Follower(folder, over, voice).run()
+            return Follower(folder, over, voice).run()
     except (NotDelivered, UserError, OSError) as error:
         log.error("%s", error)
         note(folder, False, one_line(error))
@@ -59,31 +60,35 @@ class _Over(threading.Event):
         self.set()
 
 
-class _Follower:
+class Follower:
+    """What brings one run folder to its store until ``over`` is set. ``voice``: the file descriptor to the parent."""
+
     def __init__(self, folder: RunFolder, over: _Over, voice: int):
         self.folder, self.over, self.voice = folder, over, voice
         self.view: View | None = None
+        self.busy = False  # the last failure may pass by itself
         self.uri = ""
         self.lost = 0.0  # when the store was, 0 while it is there
 
     def run(self) -> int:
+        """Delivers until the end; returns the exit code."""
         sampler = self._sampler()
         pause = INTERVAL
         while not self.over.is_set():
-            pause = INTERVAL if self._attempt(last=False) else min(pause * 2, SLOWEST)
+            pause = INTERVAL if self.attempt(last=False) else min(pause * 2, SLOWEST)
             self.over.wait(pause)
         settle(self.folder, self.over.parent)
         if sampler:
             sampler.stop()
-        for pause in (1.0, 5.0, 0.0):
-            if self._attempt(last=True):
-                return 0
-            if self.view is None and self.uri.startswith("http"):
-                break
+        end, pause = time.monotonic() + PATIENCE, 1.0
+        while not self.attempt(last=True):
+            if not self.busy or time.monotonic() > end:
+                return 1
             time.sleep(pause)
-        return 1
+            pause = min(pause * 2, SLOWEST)
+        return 0
 
-    def _attempt(self, last: bool) -> bool:
+    def attempt(self, last: bool) -> bool:
         """One delivery; a failure is noted and the next attempt starts afresh."""
         try:
             if self.view is None:
@@ -100,7 +105,7 @@ class _Follower:
             return True
         except (NotDelivered, UserError, OSError) as error:
             log.warning("%s", error)
-            self.view = None
+            self.view, self.busy = None, isinstance(error, Busy)
             note(self.folder, False, one_line(error))
             self._gone(one_line(error))
             return False

@@ -12,11 +12,17 @@ from vmamba.config.errors import UserError
 from vmamba.config.secrets import FROM_ENVIRONMENT
 
 BELOW = ("sqlite3", "sqlalchemy", "requests", "alembic", "psycopg2")
+PASSING = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED")  # MLflow's codes of 429 and 5xx
+SCHEMA = re.compile(r"out-of-date database schema \(found version (\w+), but expected (\w+)\)")
 LONGEST = 200
 
 
 class NotDelivered(Exception):
     """The store could not be reached or refused; the records stay in the run folder. One line."""
+
+
+class Busy(NotDelivered):
+    """It is there, but too slow, locked or in trouble just now: worth another try."""
 
 
 @contextmanager
@@ -34,7 +40,9 @@ def refusals(uri: str) -> Iterator[None]:
         below = type(error).__module__.split(".")[0] in BELOW
         if not (below or isinstance(error, MlflowException | OSError)):
             raise
-        raise NotDelivered(f"{uri}: {_why(error, uri)}") from error
+        code = getattr(error, "error_code", None)
+        busy = (below or code in PASSING) and not SCHEMA.search(str(error))
+        raise (Busy if busy else NotDelivered)(f"{uri}: {_why(error, uri)}") from error
 
 
 def one_line(error: BaseException) -> str:
@@ -53,7 +61,7 @@ def _why(error: Exception, uri: str) -> str:
         return _unknown_user()
     if code == "PERMISSION_DENIED":
         return f"{_user()} may not do that there: ask for EDIT on the experiment, or take another tracking.experiment"
-    if schema := re.search(r"out-of-date database schema \(found version (\w+), but expected (\w+)\)", text):
+    if schema := SCHEMA.search(text):
         return (
             f"made by another MLflow than this {version('mlflow')} (schema {schema[1]}, here {schema[2]}): back it up "
             f"and run `mlflow db upgrade {uri}`, or take the newer MLflow that made it"

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from vmamba.config import secrets
 from vmamba.config.errors import UserError
 from vmamba.tracking.folder import RunFolder
-from vmamba.tracking.refusals import NotDelivered, refusals
+from vmamba.tracking.refusals import Busy, NotDelivered, refusals
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 NETWORK_FILES = (
@@ -138,7 +138,7 @@ def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= end:
-                    raise NotDelivered(f"{path} is held by another process") from None
+                    raise Busy(f"{path} is held by another process") from None
                 time.sleep(0.1)
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
@@ -165,7 +165,7 @@ def quiet() -> None:
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
         "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
         "MLFLOW_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GIT_PYTHON_REFRESH": "quiet",
