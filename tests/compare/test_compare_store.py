@@ -2,7 +2,10 @@
 
 import json
 import shutil
+import socket
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -124,6 +127,34 @@ def test_a_run_whose_process_and_feeder_died_ends_in_the_folder_and_in_mlflow(sw
     assert "was still noted as running, is killed now; delivered to MLflow" in capsys.readouterr().err
     assert main([str(sweep)]) == 0
     assert "still noted" not in capsys.readouterr().err
+
+
+def test_a_point_between_two_lives_is_left_to_its_launcher(sweep, capsys):
+    """Killed, and not yet put back in the queue: the process that hands out the points is alive."""
+    status = {"state": "running", "uid": "u", "pid": 4194399, "host": socket.gethostname()}
+    for number in (0, 1):
+        (sweep / str(number) / "status.json").write_text(json.dumps(status))
+    submit(sweep)
+    lines = (sweep / "jobs.jsonl").read_text().splitlines()
+    launcher = subprocess.Popen([sys.executable, "-c", "input()", "vmamba"], stdin=subprocess.PIPE)
+    lines[0] = lines[0].replace("4194399.0", f"{launcher.pid}.0")
+    (sweep / "jobs.jsonl").write_text("\n".join(lines) + "\n")
+    try:
+        assert main([str(sweep)]) == 0
+    finally:
+        launcher.communicate(b"\n")
+    states = [json.loads((sweep / str(number) / "status.json").read_text())["state"] for number in (0, 1)]
+    assert states == ["running", "killed"]
+    assert "7 runs: 4 finished, 1 running, 1 killed, 1 failed" in capsys.readouterr().out
+
+
+def test_a_run_sent_elsewhere_by_itself_gets_no_parent(tmp_path, uri):
+    write_run(tmp_path / "alone", {"tracking.uri": uri, "tracking.experiment": "vmamba"}, None, state="queued")
+    submit(tmp_path / "alone")
+    command = [sys.executable, "-m", "vmamba.tracking.parent", str(tmp_path / "alone")]
+    assert subprocess.run(command, input=".\n", text=True).returncode == 0
+    client = store.connect(uri)
+    assert client.get_experiment("1").name == "vmamba" and client.search_runs(["1"]) == []
 
 
 def test_a_sweep_that_is_not_over_says_how_far_it_is(sweep, capsys):

@@ -50,7 +50,7 @@ def _run(given: argparse.Namespace) -> int:
 def _open(made: make.Made, port: int) -> None:
     """The report and MLflow's page on the same runs, in the browser."""
     if made.links and not made.uri.startswith("http"):
-        ui.ensure(made.uri, port)
+        ui.ensure(made.uri, port, made.run)
     for page in (made.done.html.resolve().as_uri(), *made.links.values()):
         webbrowser.open(page)
 

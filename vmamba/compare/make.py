@@ -25,6 +25,7 @@ class Made:
     done: report.Report
     remarks: list[str]
     uri: str | None = None
+    run: str = ""  # the id of one of them there
     links: dict[str, str] = field(default_factory=dict)
 
 
@@ -43,7 +44,7 @@ def make(
     UserError if there is no run at all, or none of that metric or baseline; all else that fails becomes a remark.
     """
     points, missing = collect(paths)
-    said = [*remarks, *missing, *reconcile(map(_gone, points))]
+    said = [*remarks, *missing, *reconcile(_gone(point) for point in points if not _under_way(point))]
     folder = Path(paths[0]) if len(paths) == 1 and (is_sweep(paths[0]) or not is_run(paths[0])) else None
     sweep = SweepFolder(folder) if folder and is_sweep(folder) else None
     for point in points if folder else ():
@@ -72,7 +73,8 @@ def make(
             parent.put(done, points)
         except store.NotDelivered as error:
             said.append(f"the report is not in MLflow: {error}")
-    return Made(done, said, uri, links)
+    run = next((found[0] for run in runs if (found := store_runs.stored(run, uri))), "")
+    return Made(done, said, uri, run, links)
 
 
 def where(sweep: SweepFolder, port: int = PORT) -> list[str]:
@@ -106,6 +108,11 @@ def _links(runs: list[RunFolder], uri: str | None, port: int, parent: tuple[str,
     of += " that have a result" if count < min(len(runs), store_runs.LONGEST) else ""
     found = {f"compare {of}": address}
     return found | ({"all points in a table": views.address(base, *parent)} if parent and parent[1] else {})
+
+
+def _under_way(point: Point) -> bool:
+    """Whether a launcher has the run in its hands: what becomes of it is the launcher's to say."""
+    return point.judged and point.state in ("running", "queued")
 
 
 def _gone(point: Point) -> tuple[RunFolder, str]:

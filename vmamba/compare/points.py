@@ -40,6 +40,7 @@ class Point:
     error: str = ""
     note: str = ""  # what else there is to say of the state: "preempted 2x"
     log: Path | None = None  # what its job printed, where that is known
+    judged: bool = False  # the state is its launcher's word too
     result: dict = field(default_factory=dict)
 
     @property
@@ -137,7 +138,7 @@ def _of_sweep(sweep: SweepFolder) -> tuple[list[Point], list[str]]:
         return list(found.values()), [f"{sweep.path.name}: states by the run folders alone: {reason}"]
     for row in rows:
         point = found[row.number]
-        point.state, point.note = row.state, row.words().removeprefix(row.state).lstrip(", ")
+        point.judged, point.state, point.note = True, row.state, row.words().removeprefix(row.state).lstrip(", ")
         point.log = row.log if row.log.is_file() else None
         if row.broken:
             point.error = point.error or row.last

@@ -23,13 +23,16 @@ AXES = 20  # of a sweep that get a column: a tag has room for 5,000 characters
 def save(client, experiment_id: str, run_id: str, name: str, points: list[Point], done: Report) -> None:
     """Saves the view ``name`` on the points under the run ``run_id``, sorted by the report's metric."""
     metric = f"best/{done.metric.replace('/', '_')}"
+    shown = columns(points, done.axes, metric)
     state = {
         "searchFilter": f"tags.`{parent.PARENT}` = '{run_id}'",
         "orderByKey": _column("metrics", metric),
         "orderByAsc": not done.higher,
         "startTime": "ALL",
         "lifecycleFilter": "Active",
-        "selectedColumns": columns(points, done.axes, metric),
+        "selectedColumns": shown,
+        "columnOrder": [_column("attributes", "Run Name"), *shown],
+        "columnWidths": {name: 65 + 7 * len(name.partition("`")[2]) for name in shown},
     }
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     now = int(time.time() * 1000)
@@ -43,12 +46,12 @@ def address(base: str, experiment_id: str, run_id: str) -> str:
 
 
 def columns(points: list[Point], axes: Sequence[str], metric: str) -> list[str]:
-    """Metric, what was measured of any run, and the axes as the params they are; MLflow shows how long they took."""
+    """The metric, the axes as the params they are, and what was measured of any run; MLflow itself has the duration."""
     measured = [name for name in MEASURES if name != "seconds" and any(name in point.measures for point in points)]
-    metrics = [metric, *(f"result/{name}" for name in measured)]
     config = points[0].config
     params = [key if key in config else f"{key}.name" for key in axes[:AXES]]
-    return [*(_column("metrics", name) for name in metrics), *(_column("params", name) for name in params)]
+    took = [_column("metrics", f"result/{name}") for name in measured]
+    return [_column("metrics", metric), *(_column("params", name) for name in params), *took]
 
 
 def _column(kind: str, name: str) -> str:

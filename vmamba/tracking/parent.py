@@ -63,6 +63,8 @@ def main() -> int:
         with store.refusals(uri):
             client = store.connect(uri)
             experiment = store.experiment(client, uri, (config.get("tracking") or {}).get("experiment"), outputs)
+            if first == ".":  # a run sent elsewhere by itself: there is nothing to group
+                return 0
             found = ensure(client, uri, experiment, sweep / "sweep.json")
     except store.NotDelivered as error:
         print(error)

@@ -1,5 +1,6 @@
 """``mlflow ui`` on this machine: the command, its address, and starting it when nobody listens yet."""
 
+import http.client
 import os
 import socket
 import subprocess
@@ -51,12 +52,15 @@ def free(port: int) -> str:
     return ""
 
 
-def ensure(uri: str, port: int) -> None:
+def ensure(uri: str, port: int, run_id: str) -> None:
     """Starts a server of its own, which stays, unless MLflow answers on ``port`` already; waits until it does.
 
-    UserError if something else has the port, or the server does not come up.
+    UserError if something else has the port, MLflow on another store (one without the run ``run_id``) included, or if
+    the server does not come up.
     """
     if _answers(port):
+        if not _answers(port, f"api/2.0/mlflow/runs/get?run_id={run_id}"):
+            raise UserError(f"port {port} has MLflow on another store than {uri}: choose another port with --port")
         return
     if why := free(port):
         raise UserError(f"port {port} is taken ({why}): choose another with --port")
@@ -73,9 +77,10 @@ def ensure(uri: str, port: int) -> None:
     raise UserError(f"mlflow ui did not start on port {port}: see what `{command(uri, port)}` says")
 
 
-def _answers(port: int) -> bool:
+def _answers(port: int, path: str = "health") -> bool:
+    """Whether MLflow on ``port`` has the page ``path``."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as reply:
-            return reply.read(2) == b"OK"
-    except OSError:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as reply:
+            return path != "health" or reply.read(2) == b"OK"
+    except (OSError, http.client.HTTPException):
         return False
