@@ -52,9 +52,9 @@ def write(
 
     folder.mkdir(parents=True, exist_ok=True)
     markdown, csv, html = (folder / f"report.{kind}" for kind in ("md", "csv", "html"))
-    about = [f"`{command}`"] * bool(command) + [f"- {remark}" for remark in remarks]
-    linked = [f"[{words}]({address})" for words, address in (links or {}).items()]
-    foot = "\n".join(["", *about, *linked]) + "\n" if about or linked else ""
+    about = [*remarks, *(f"In MLflow: [{words}]({address})" for words, address in (links or {}).items())]
+    about += [f"Started by `{command}`"] * bool(command)
+    foot = "\n".join(["", *(f"- {line}" for line in about)]) + "\n" if about else ""
     write_text(markdown, tables.markdown(title, points, rows, keys, name) + foot)
     tables.write_csv(csv, points, keys, name)
     write_text(html, Page(title, points, rows, keys, name, higher, links or {}, command, remarks).text())
