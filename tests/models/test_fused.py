@@ -158,23 +158,59 @@ def test_refusals():
             compose(overrides)
 
 
+@pytest.fixture
+def no_tf32():
+    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    yield
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
+
+
 @pytest.mark.gpu
 @on_gpu
 @pytest.mark.parametrize("norm", ["ln", "ln2d"])
-def test_logits_on_a_gpu(norm):
+def test_logits_on_a_gpu(norm, no_tf32):
     torch.manual_seed(0)
     networks = {b: create_model("vmamba_tiny_s1l8", norm=norm, backend=b).cuda().eval() for b in ("fused", "oflex")}
     networks["fused"].load_state_dict(networks["oflex"].state_dict())
     x = _images(2, 3, 224, 224).cuda()
-    tf32 = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     with torch.no_grad():
         exact = networks["oflex"](x)
         assert ((networks["fused"](x) - exact).norm() / exact.norm()).item() < 1e-4
         with torch.autocast("cuda", torch.bfloat16):
             errors = [((n(x) - exact).norm() / exact.norm()).item() for n in networks.values()]
-    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = tf32
     assert errors[0] < 1.5 * errors[1] + 1e-3
+
+
+@pytest.mark.gpu
+@on_gpu
+@pytest.mark.parametrize("backend", ["auto", "oflex"])
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_on_a_gpu(backend, recompute, no_tf32):
+    torch.manual_seed(0)
+    plain = VMamba(**SMALL | {"backend": "naive"}).cuda()
+    network = VMamba(**SMALL | {"backend": backend, "grad_checkpointing": recompute}).cuda()
+    network.load_state_dict(plain.state_dict())
+    assert plain.first and not network.first
+    for each in (plain, network):
+        each.train()(_images(3, 3, 40, 56).cuda()).sin().sum().backward()
+    for (name, a), b in zip(network.named_parameters(), plain.parameters(), strict=True):
+        assert ((a.grad - b.grad).norm() / b.grad.norm()).item() < 1e-4, name
+
+
+@pytest.mark.gpu
+@on_gpu
+def test_types_under_autocast():
+    """The residual stream and what leaves the network are float32, what the branches read is not."""
+    network, seen = VMamba(**SMALL | {"backend": "auto"}).cuda(), {}
+    for name, module in network.named_modules():
+        module.register_forward_hook(lambda _, given, out, name=name: seen.update({name: (given[0].dtype, out.dtype)}))
+    with torch.autocast("cuda", torch.bfloat16):
+        network(_images(2, 3, 32, 32).cuda())
+    full, half = torch.float32, torch.bfloat16
+    assert seen["layers.0.blocks.0"] == seen["layers.1.blocks.0"] == (full, full)
+    assert seen["layers.0.blocks.0.op"] == seen["layers.0.blocks.0.mlp"] == (half, half)
+    assert seen["layers.0.blocks.0.op.out_norm"] == (half, half) and seen["classifier.norm"] == (full, full)
 
 
 @pytest.mark.gpu

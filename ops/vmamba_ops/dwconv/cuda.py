@@ -17,9 +17,10 @@ from ..eager import plain
 
 CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 WIDTH = 4  # channels of a thread
-_THREADS = 256
+_THREADS = 128
 _SEGMENT = 64  # the most positions of a row that a thread walks
-_BLOCKS = {"forward": 8, "backward": 3}  # a multiprocessor
+_BLOCKS = {"forward": 12, "backward": 3}  # a multiprocessor; the backward's each have sums, so as many as it holds
+_AHEAD = {"forward": 2, "backward": 1}  # positions loaded ahead: the backward has no registers for more
 
 torch.library.define("vmamba_ops::dwconv_silu", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 torch.library.define(
@@ -29,6 +30,12 @@ torch.library.define(
 
 def source() -> str:
     return (Path(__file__).parent / "dwconv.cu").read_text()
+
+
+def macros_of(entry: str, dtype: torch.dtype, bias: bool, flip: bool) -> dict[str, int]:
+    """What the source wants defined for "forward" (with ``flip`` the gradient of x) or "backward"."""
+    flags = {"BIAS": int(bias), "ACT": int(not flip), "FLIP": int(flip)}
+    return {"IN": CODES[dtype], "AHEAD": _AHEAD[entry], "THREADS": _THREADS, "BLOCKS": _BLOCKS["backward"]} | flags
 
 
 @dataclass(frozen=True)
@@ -59,7 +66,7 @@ def _launch(entry: str, device: int, shape: tuple[int, ...], dtype: torch.dtype,
     slots, segments = _THREADS // lanes, -(-width // _SEGMENT)
     tasks = images * height * segments
     blocks = min(-(-tasks // slots), max(1, found.multi_processor_count * _BLOCKS[entry] * lanes // groups))
-    macros = {"IN": CODES[dtype], "BIAS": int(bias), "ACT": int(not flip), "FLIP": int(flip), "THREADS": _THREADS}
+    macros = macros_of(entry, dtype, bias, flip)
     with torch.cuda.device(device):
         kernel = nvrtc.Kernel(source(), "dwconv", macros, f"sm_{found.major}{found.minor}", f"dwconv_{entry}", device)
     sizes = (images * height, height, width, dim, lanes, segments, -(-width // segments))

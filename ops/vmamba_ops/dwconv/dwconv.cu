@@ -1,11 +1,12 @@
 // Depthwise 3 x 3 convolution with padding 1 of a channels-last map, then SiLU, for NVRTC: no header.
 //
 // A thread owns 4 channels, whose weights stay in its registers, and walks a piece of a row at a time with the 3 x 3
-// neighbourhood in registers: three loads a position. Neighbouring rows lie with the same block, so two of the three
-// come out of its L1 cache.
+// neighbourhood in registers: three loads a position, asked for AHEAD positions before they are needed, because the
+// registers leave room for few warps. Neighbouring rows lie with the same block, so two of the three come out of its L1
+// cache.
 //
 // Macros: IN (0 float, 1 half, 2 bfloat16); BIAS; ACT: SiLU follows; FLIP: the weights are turned by 180 degrees (the
-// gradient of x); THREADS.
+// gradient of x); AHEAD; THREADS; BLOCKS: how many blocks of the backward kernel a multiprocessor shall hold.
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef long long i64;
@@ -16,10 +17,9 @@ constexpr int V = 4;  // channels of a thread
 
 #if IN == 0
 typedef float Raw;
-DI void read(const Raw* p, float (&v)[V]) {
-  const float4 q = *(const float4*)p;
-  v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w;
-}
+typedef float4 Word;  // of V channels
+DI Word none() { return make_float4(0.f, 0.f, 0.f, 0.f); }
+DI void spread(const Word& q, float (&v)[V]) { v[0] = q.x, v[1] = q.y, v[2] = q.z, v[3] = q.w; }
 DI void write(Raw* p, const float (&v)[V]) { *(float4*)p = make_float4(v[0], v[1], v[2], v[3]); }
 #else
 typedef u16 Raw;
@@ -34,10 +34,9 @@ DI u32 pack(float low, float high) {
   else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
   return d;
 }
-DI void read(const Raw* p, float (&v)[V]) {
-  const uint2 q = *(const uint2*)p;
-  unpack(q.x, v[0], v[1]), unpack(q.y, v[2], v[3]);
-}
+typedef uint2 Word;
+DI Word none() { return make_uint2(0, 0); }
+DI void spread(const Word& q, float (&v)[V]) { unpack(q.x, v[0], v[1]), unpack(q.y, v[2], v[3]); }
 DI void write(Raw* p, const float (&v)[V]) { *(uint2*)p = make_uint2(pack(v[0], v[1]), pack(v[2], v[3])); }
 #endif
 
@@ -82,20 +81,28 @@ struct Window {
   bool above, below;
   int W, D;
   float v[3][3][V];  // column, row
+  Word next[AHEAD][3];
   DI Window(const Raw* x, i64 r, const Place& me)
       : row(x + r * me.W * me.D + me.channel), above(r % me.H > 0), below(r % me.H + 1 < me.H), W(me.W), D(me.D) {}
-  DI void column(int w, float (&to)[3][V]) const {
+  DI void fetch(int w, Word (&to)[3]) const {
     UNROLL for (int i = 0; i < 3; i++) {
       const bool on = w >= 0 && w < W && (i == 1 || (i == 0 ? above : below));
-      if (on) read(row + (w + (i - 1) * W) * D, to[i]);
-      else UNROLL for (int c = 0; c < V; c++) to[i][c] = 0.f;
+      to[i] = on ? *(const Word*)(row + (w + (i - 1) * W) * D) : none();
     }
   }
-  DI void start(int w) { column(w - 1, v[1]), column(w, v[2]); }
+  DI void start(int w) {
+    Word first[2][3];
+    UNROLL for (int j = 0; j < 2; j++) fetch(w - 1 + j, first[j]);
+    UNROLL for (int j = 0; j < AHEAD; j++) fetch(w + 1 + j, next[j]);
+    UNROLL for (int j = 0; j < 2; j++) UNROLL for (int i = 0; i < 3; i++) spread(first[j][i], v[1 + j][i]);
+  }
   DI void step(int w) {  // to position w
-    UNROLL for (int i = 0; i < 3; i++)
+    UNROLL for (int i = 0; i < 3; i++) {
       UNROLL for (int c = 0; c < V; c++) v[0][i][c] = v[1][i][c], v[1][i][c] = v[2][i][c];
-    column(w + 1, v[2]);
+      spread(next[0][i], v[2][i]);
+      UNROLL for (int j = 1; j < AHEAD; j++) next[j - 1][i] = next[j][i];
+    }
+    fetch(w + 1 + AHEAD, next[AHEAD - 1]);
   }
   DI void convolve(const Place& me, float (&sum)[V]) const {
     UNROLL for (int c = 0; c < V; c++) sum[c] = me.bias[c];
@@ -125,7 +132,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) dwconv_forward(const __gri
 }
 
 // dpre = dy silu'(convolution of x), and this block's share of the gradients of weight and bias.
-extern "C" __global__ void __launch_bounds__(THREADS) dwconv_backward(const __grid_constant__ Problem p) {
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) dwconv_backward(const __grid_constant__ Problem p) {
   __shared__ float shared[THREADS * V];
   Place me(p);
   float sums[10][V];
@@ -135,10 +142,15 @@ extern "C" __global__ void __launch_bounds__(THREADS) dwconv_backward(const __gr
     const int from = (int)(me.task % p.segments * p.segment), to = min(from + (int)p.segment, me.W);
     Window window(p.x, r, me);
     window.start(from);
+    Word next[AHEAD];
+    UNROLL for (int j = 0; j < AHEAD; j++)
+      next[j] = from + j < to ? *(const Word*)(p.dy + at + (from + j) * me.D) : none();
 #pragma unroll 3
     for (int w = from; w < to; w++) {
       float pre[V], gradient[V];
-      read(p.dy + at + w * me.D, gradient);
+      spread(next[0], gradient);
+      UNROLL for (int j = 1; j < AHEAD; j++) next[j - 1] = next[j];
+      next[AHEAD - 1] = w + AHEAD < to ? *(const Word*)(p.dy + at + (w + AHEAD) * me.D) : none();
       window.step(w);
       window.convolve(me, pre);
       UNROLL for (int c = 0; c < V; c++) {
