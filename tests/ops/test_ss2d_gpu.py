@@ -70,6 +70,8 @@ def test_same_bits_every_time():
 
 
 def test_opcheck():
+    from vmamba_ops.ss2d import cuda  # noqa: F401  defines the operators
+
     x, x_proj, *own = _inputs(2, 6, 7, 32, 6, HALF)
     rows = (x @ x_proj.half().flatten(0, 1).T).detach().requires_grad_()
     own = [t.detach().reshape(4, 32, -1).squeeze(-1).requires_grad_() for t in own]
