@@ -27,6 +27,19 @@ def test_rows_are_the_published_ones(key):
     assert found["GFLOPs"] == pytest.approx(gflops, rel=1e-2)
 
 
+@pytest.mark.parametrize(("name", "authors"), [("swin_small", 359), ("swin_base", None)])
+def test_the_printed_swin_detectors_leave_out_the_products_of_attention(name, authors):
+    """VMamba's README has 354 and 496 G; Swin's own has 359 G for the first, with them."""
+    found = complexity.row("det", name)
+    width, depths = {"swin_small": 96, "swin_base": 128}[name], (2, 2, 18, 2)
+    products = 0
+    for stage, (height, side) in enumerate(((200, 320), (100, 160), (50, 80), (25, 40))):
+        places = (-(-height // 7) * 7) * (-(-side // 7) * 7)  # padded to whole windows
+        products += depths[stage] * 2 * places * 49 * width * 2**stage / 1e9  # queries by keys, weights by values
+    assert int(found["GFLOPs"] - products) == found["published_GFLOPs"]
+    assert authors is None or round(found["GFLOPs"]) == authors
+
+
 def test_small_is_the_tiny_rows(monkeypatch):
     monkeypatch.setattr(complexity, "row", lambda *key: {"key": key})
     assert [found["key"] for found in complexity.rows(small=True)] == [("det", "tiny"), ("seg", "tiny")]

@@ -41,6 +41,13 @@ def test_a_compiled_backbone(task, coco, ade, tmp_path):
     assert result["steps"] == 3 and METRICS[task] <= result["final"].keys()
 
 
+def test_the_decoder_is_channels_last(ade):
+    """Its 3 x 3 convolutions; the backbone chooses for itself."""
+    model = task_of([*SEG, f"data.root={ade}", "device=cuda"]).build_model().cuda()
+    weights = [p for n, p in model.decode_head.named_parameters() if p.dim() == 4 and p.shape[2] == 3]
+    assert weights and all(w.is_contiguous(memory_format=torch.channels_last) for w in weights)
+
+
 def test_several_scales_and_flips_as_on_the_cpu(ade, tmp_path):
     told = [*SEG, f"data.root={ade}", "task.pictures=0", "precision=fp32", "precision.tf32=false"]
     run([*told, "limit.train_steps=2"], tmp_path / "run")

@@ -83,7 +83,7 @@ def test_a_gpu_agrees_with_the_cpu_at_real_size():
     maps, rois = torch.randn(2, 256, 100, 160), torch.cat([torch.randint(0, 2, (500, 1)), boxes[:500]], 1)
     weights, results = torch.randn(500, 256, 7, 7), []
     for device in ("cpu", "cuda"):
-        leaf = maps.to(device).requires_grad_()
+        leaf = maps.detach().to(device, copy=True).requires_grad_()
         pooled = roi_align(leaf, rois.to(device), (7, 7), 0.125, 0, "avg", True)
         (pooled * weights.to(device)).sum().backward()
         results.append((pooled.detach().cpu(), leaf.grad.cpu()))

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from vmamba_tasks.dense.task import Dense
@@ -35,6 +36,15 @@ class Segmentation(Dense):
 
         width, height = self.cfg.recipe.seg.scale
         return complexity.segmentor(model, height, width)
+
+    def build_model(self) -> nn.Module:
+        """On a GPU the decoder channels-last: in 16 bits cuDNN's faster layout (a detector's float32 gains nothing)."""
+        model = super().build_model()
+        if self.env.device.type == "cuda":
+            for name, part in model.named_children():
+                if name != "backbone":
+                    part.to(memory_format=torch.channels_last)
+        return model
 
     def predict(self, model: nn.Module, batch) -> list:
         """With ``tta`` the mean of the softmax over scales and flips."""
