@@ -9,7 +9,6 @@ from folders import write_run, write_sweep
 
 from vmamba.compare import groups
 from vmamba.compare.__main__ import main
-from vmamba.compare.figures import front
 from vmamba.compare.points import collect
 from vmamba.compare.series import POINTS, evaluations
 from vmamba.compare.store_runs import compare_link
@@ -113,12 +112,6 @@ def test_the_curve_of_a_long_run_is_thinned_and_keeps_its_end(tmp_path):
     curve = evaluations(tmp_path / "a" / "metrics.jsonl", "val/acc1")
     assert len(curve) == POINTS and curve[0][0] == 5 and curve[-1] == (5000, 90.0)
     assert evaluations(tmp_path / "nowhere", "val/acc1") == []
-
-
-def test_the_pareto_front_keeps_what_nothing_beats_in_both():
-    spots = [(100.0, 80.0), (200.0, 79.0), (150.0, 78.0), (200.0, 79.5), (50.0, 80.0)]
-    assert front(spots, higher=True) == [3, 0]
-    assert front([(100.0, 1.0), (200.0, 2.0), (150.0, 3.0)], higher=False) == [1, 0]
 
 
 def test_the_link_names_exactly_the_delivered_runs(sweep):

@@ -65,9 +65,9 @@ def config(outputs: Path, **tracking) -> dict:
     return {
         "model": {"name": "nano", "depths": [1, 2]},
         "task": {"name": "cls"},
-        "forward_type": {"name": "v05", "use": "long " * 200},
+        "forward_type": {"name": "v05", "use": "for people"},
         "norm": {"name": "ln2d"},
-        "data": {"name": "digits"},
+        "data": {"name": "digits", "classes": "long " * 200},
         "scan": {"backend": "auto"},
         "seed": 3,
         "outputs": str(outputs),

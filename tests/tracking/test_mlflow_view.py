@@ -42,7 +42,8 @@ def test_everything_arrives_once(outputs, make_run, query, capsys):
     params = dict(query(database, "select key, value from params"))
     assert tags["overrides"] == "model=nano seed=3" and params["model.depths"] == "[1, 2]"
     assert "overrides" not in params  # MLflow's compare page would show them as something that differs
-    assert len(params["forward_type.use"]) == 500 and params["forward_type.use"].endswith(describe.CUT)
+    assert len(params["data.classes"]) == 500 and params["data.classes"].endswith(describe.CUT)
+    assert params["forward_type.name"] == "v05" and "forward_type.use" not in params
 
     stored = {path.name for path in (outputs / "mlartifacts").rglob("*") if path.is_file()}
     assert stored == {"config.yaml", "overrides.yaml", "manifest.json", "result.json", "status.json"}

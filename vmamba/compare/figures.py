@@ -90,7 +90,8 @@ def _effects(scored: list[tuple[Point, float]], keys: list[str], metric: str) ->
         )  # fmt: skip
         means = [statistics.fmean(values[name]) for name in names]
         figure.add_scatter(
-            x=names, y=means, mode="lines+markers", showlegend=False, hovertemplate="mean %{y:.4g}<extra></extra>",
+            x=names, y=means, mode="lines+markers" if numeric(names) else "markers", showlegend=False,
+            hovertemplate="mean %{y:.4g}<extra></extra>",
             marker={"symbol": "line-ew-open", "size": 22, "color": "black", "line": {"width": 2}},
             line={"color": "black", "width": 1}, **at,
         )  # fmt: skip
@@ -102,10 +103,15 @@ def _effects(scored: list[tuple[Point, float]], keys: list[str], metric: str) ->
 
 def ordered(names: list[str]) -> list[str]:
     """Values of an axis: numbers by size, others as they came."""
+    return sorted(names, key=float) if numeric(names) else names
+
+
+def numeric(names: list[str]) -> bool:
+    """Whether the values are numbers, between which there is a way."""
     try:
-        return sorted(names, key=float)
+        return all(float(name) is not None for name in names)
     except ValueError:
-        return names
+        return False
 
 
 def _curves(rows: list[Group], metric: str) -> go.Figure | None:

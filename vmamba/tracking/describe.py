@@ -13,6 +13,8 @@ from vmamba.tracking.atomic import read_json
 from vmamba.tracking.folder import RunFolder
 
 LONGEST = 500
+# keys that explain a choice to a reader, and would differ wherever the choice does
+PROSE = ("forward_type.what", "forward_type.use", "norm.what", "norm.use", "data.how_to_get")
 CUT = "… (cut; whole in config.yaml)"
 STATES = {"queued": "SCHEDULED", "running": "RUNNING", "finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 
@@ -23,8 +25,9 @@ def config_of(folder: RunFolder) -> dict:
 
 
 def params(folder: RunFolder) -> dict[str, str]:
-    """Every key of the configuration as a param ("model.depths": "[2, 2, 5, 2]"): MLflow compares runs by these."""
-    found = {key_name(name): _text(value) for name, value in flat(config_of(folder)).items()}
+    """Every setting of the configuration as a param ("model.depths": "[2, 2, 5, 2]"): MLflow compares runs by these."""
+    settings = {name: value for name, value in flat(config_of(folder)).items() if name not in PROSE}
+    found = {key_name(name): _text(value) for name, value in settings.items()}
     return {
         name: value if len(value) <= LONGEST else value[: LONGEST - len(CUT)] + CUT for name, value in found.items()
     }
