@@ -67,7 +67,8 @@ def go_on(sweep: SweepFolder, space: Space) -> None:
             if not batch:
                 break
             launch(sweep, batch, wait=True, tables=False)
-            print(summary(sweep, space, points(sweep.path)), flush=True)
+            if len(rows) + len(batch) < space.trials:
+                print(summary(sweep, space, points(sweep.path)), flush=True)
     except SystemExit as left:
         if left.code == 130:
             print(f"no further trial until: python -m vmamba.sweep resume {table.relative(sweep.path)}")
