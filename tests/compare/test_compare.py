@@ -79,6 +79,18 @@ def test_another_metric_and_the_ones_there_are(sweep, capsys):
     assert capsys.readouterr().err.strip().endswith("choose from: val/acc1, val/loss")
 
 
+def test_of_a_loss_the_lowest_is_the_best_and_nothing_is_printed_beside_the_report(sweep, capsys, recwarn):
+    for number, loss in ((0, 0.9), (1, 0.8), (2, 0.7)):
+        result = {"metric": "val/acc1", "final": {"val/loss": loss}}
+        (sweep / str(number) / "result.json").write_text(json.dumps(result))
+    assert main([str(sweep), "--metric", "val/loss", "--baseline", "d_state=4"]) == 0
+    said = capsys.readouterr()
+    rows = [line.split(" | ") for line in said.out.splitlines() if line.startswith("| ")][2:]
+    assert [row[0] for row in rows] == ["| 1", "| 4", "| 16"]
+    assert rows[0][2:4] == ["0.8000 ± 0.1000", "-0.2000"]
+    assert said.err == "" and len(recwarn) == 0  # scipy warns of runs that are all the same
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -2,6 +2,7 @@
 
 import math
 import statistics
+import warnings
 from dataclasses import dataclass
 
 from vmamba.compare.points import MEASURES, Point
@@ -124,4 +125,7 @@ def _against(rows: list[Group], base: Group) -> None:
             continue
         row.difference = row.mean - base.mean
         if len(row.scores) > 1 and len(base.scores) > 1 and (row.std or base.std):
-            row.p = float(ttest_ind(row.scores, base.scores, equal_var=False).pvalue)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # of runs that are all the same: it is in the table
+                p = float(ttest_ind(row.scores, base.scores, equal_var=False).pvalue)
+            row.p = p if math.isfinite(p) else None

@@ -61,7 +61,7 @@ def make(
     done = report.write(
         points,
         out or (folder / "report" if folder else Path("outputs") / f"compare-{datetime.now():%Y-%m-%d_%H-%M-%S}"),
-        folder.resolve().name if folder else f"{len(points)} runs",
+        folder.resolve().name if folder else f"{len(points)} run{'s' * (len(points) != 1)}",
         metric=metric,
         baseline=baseline,
         links=links,

@@ -48,9 +48,11 @@ class Point:
         """What "best" means for this run, "val/acc1"."""
         return str(self.result.get("metric") or self.config.get("task.metric") or "val/acc1")
 
-    @property
-    def higher_is_better(self) -> bool:
-        return bool(self.config.get("task.higher_is_better", True))
+    def higher_is_better(self, metric: str) -> bool:
+        """As the task says of its own metric; of others, all but losses."""
+        if metric == self.metric:
+            return bool(self.config.get("task.higher_is_better", True))
+        return "loss" not in metric
 
     @property
     def standing(self) -> str:

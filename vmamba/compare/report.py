@@ -46,7 +46,7 @@ def write(
     if metric and all(point.score(metric) is None for point in points):
         known = dict.fromkeys(key for point in points for key in point.result.get("final", {}))
         raise UserError(f"--metric {metric}: no run has it; choose from: {', '.join(known) or 'none yet'}")
-    keys, higher = groups.axes(points), points[0].higher_is_better
+    keys, higher = groups.axes(points), points[0].higher_is_better(name)
     rows = tables.ranked(groups.group(points, keys, name, baseline), higher)
     from vmamba.compare.page import Page
 

@@ -29,7 +29,7 @@ def header(rows: list[Group], keys: list[str], metric: str) -> list[str]:
 def cells(row: Group, names: list[str]) -> list[str]:
     """One row, as text."""
     left = list(row.values.values()) or [row.points[0].name]
-    difference = "" if row.difference is None else f"{row.difference:+.{decimals(row.mean)}f}"
+    difference = "" if row.difference is None else signed(row)
     done, all_ = len(row.scores), len(row.points)
     runs = str(done) if done == all_ else f"{done} of {all_}"
     return [*left, runs, spread(row), difference, row.hint, *(number(row.measure(name)) for name in names)]
@@ -41,6 +41,12 @@ def spread(row: Group) -> str:
         return "–"
     places = decimals(row.mean)
     return f"{row.mean:.{places}f}" + ("" if row.std is None else f" ± {row.std:.{places}f}")
+
+
+def signed(row: Group) -> str:
+    """ "+1.93", and "+0.00" for what is next to nothing on either side."""
+    places = decimals(row.mean)
+    return f"{round(row.difference, places) + 0.0:+.{places}f}"
 
 
 def decimals(value: float) -> int:
@@ -78,7 +84,7 @@ def headline(rows: list[Group], metric: str) -> str:
 def against(row: Group, named: bool = True) -> str:
     """A row's distance from the baseline, and what it is worth."""
     worth = f" ({row.hint})" if row.hint else ""
-    distance = f"{row.difference:+.{decimals(row.mean)}f} against the baseline{worth}"
+    distance = f"{signed(row)} against the baseline{worth}"
     return f"{row.label}: {distance}" if named else distance
 
 
