@@ -57,9 +57,9 @@ def sweeps() -> str:
         "One file an ablation. `python -m vmamba.run ablation=NAME` runs its points here, one after another;",
         "`launcher=subprocess` or `launcher=slurm` sends them elsewhere (see cluster.md). `sweep=NAME` adds an axis to",
         "an ablation, or is a sweep of its own. A key on the command line replaces the file's values of that key.",
-        "`search.trials=8` behind one with axes runs those 8 of its points that Optuna chooses from the results so far.",
-        "By default everything runs on the embedded digits with the nano model. A project's own folder `sweeps/ablation`,",
-        "in the working directory or above it, is found too. This page is written from `sweeps/` by",
+        "`search.trials=8` behind one with axes runs those 8 of its points that Optuna chooses from the results so",
+        "far. By default everything runs on the embedded digits with the nano model. A project's own folder",
+        "`sweeps/ablation`, in the working directory or above it, is found too. This page is written from `sweeps/` by",
         "`python -m vmamba.config.tables`.",
         "",
     ]
