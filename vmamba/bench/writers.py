@@ -41,7 +41,7 @@ def run(root: Path, writers: int, steps: int, uri: str | None = None, pause: flo
     processes = [context.Process(target=_write, args=(f.path, uri, steps, pause, gate, told)) for f in folders]
     for process in processes:
         process.start()
-    times = [told.get(timeout=600) for _ in processes]
+    times = [told.get(timeout=1200) for _ in processes]
     for process in processes:
         process.join()
     seconds = time.monotonic() - began
@@ -82,7 +82,7 @@ def _write(path: Path, uri: str, steps: int, pause: float, gate, told) -> None:
             time.sleep(pause)
     folder.write_status("finished")
     ended = time.monotonic()
-    outcome = feeder.finish(300)
+    outcome = feeder.finish(900)
     told.put((times, outcome.delivered, time.monotonic() - ended))
 
 
