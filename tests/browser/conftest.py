@@ -48,9 +48,9 @@ def python(cwd: Path, *words: str, **env: str) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory) -> Iterator[Site]:
-    """Two states by two seeds; then ``compare --open``, which starts MLflow's server."""
+    """Two norms by two seeds; then ``compare --open``, which starts MLflow's server."""
     folder = tmp_path_factory.mktemp("site")
-    done = python(folder, "vmamba.run", "-m", *WORDS, "model.d_state=1,2", "seed=0,1")
+    done = python(folder, "vmamba.run", "-m", *WORDS, "norm=ln,bn", "seed=0,1")
     assert done.returncode == 0, done.stdout + done.stderr
     (sweep,) = (folder / "outputs").glob("sweep-*")
     port, visits = _free_port(), folder / "visits"

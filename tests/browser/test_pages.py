@@ -9,7 +9,7 @@ from vmamba.compare.__main__ import main
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]  # a minute, if nobody else is at it
 METRICS = ["best/val_acc1", "result/images_per_s", "result/params", "result/gflops", "result/rss_peak_gib"]
-COLUMNS = [*(f"metrics.`{name}`" for name in METRICS), "params.`model.d_state`", "params.`seed`"]
+COLUMNS = [*(f"metrics.`{name}`" for name in METRICS), "params.`norm.name`", "params.`seed`"]
 
 
 def expect(target):
@@ -49,10 +49,10 @@ def test_the_experiment_page_shows_the_points_and_the_columns_best_first(site, t
         expect(head).to_be_visible()
         text = head.get_by_text(name.split("`")[1], exact=True)
         assert text.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), f"{name} is cut off"
-    names = page.get_by_role("link", name="d_state=")
+    names = page.get_by_role("link", name="norm=")
     expect(names).to_have_count(4)
     assert sorted(link.inner_text() for link in names.all()) == [
-        f"{number} d_state={state} seed={seed}" for number, (state, seed) in enumerate([(1, 0), (1, 1), (2, 0), (2, 1)])
+        *("0 norm=ln seed=0", "1 norm=ln seed=1", "2 norm=bn seed=0", "3 norm=bn seed=1"),
     ]
     scores = [float(row.locator(f"[col-id='{COLUMNS[0]}']").inner_text()) for row in rows.all()]
     assert scores == sorted(scores, reverse=True)
@@ -67,7 +67,7 @@ def test_the_compare_page_draws_exactly_what_was_varied(site, tabs):
     plot = page.locator(".js-plotly-plot:visible")
     expect(plot.locator(".parcoords")).to_be_visible()
     titles = [title.text_content() for title in plot.locator(".axis-title").all()]
-    assert titles[:-1] == ["model.d_state", "seed"] and len(titles) == 3  # and one metric
+    assert titles[:-1] == ["norm.name", "seed"] and len(titles) == 3  # and one metric
     for name in tabs_shown[1:]:
         page.get_by_role("tab", name=name).click()
         expect(page.get_by_role("tab", name=name)).to_have_attribute("aria-selected", "true")
@@ -77,7 +77,7 @@ def test_the_models_page_names_each_best_checkpoint_and_its_run(site, tabs):
     page = tabs.new_page()
     page.goto(f"http://127.0.0.1:{site.port}/#/experiments/1/models")
     expect(page.get_by_role("link", name="vmamba_nano-best")).to_have_count(4)
-    expect(page.get_by_role("link", name="3 d_state=2 seed=1")).to_have_count(2)  # best and final
+    expect(page.get_by_role("link", name="3 norm=bn seed=1")).to_have_count(2)  # best and final
 
 
 @pytest.mark.parametrize("way", ["the sweep's own", "the artifact beside the parent run"])
@@ -93,14 +93,14 @@ def test_the_report_draws_its_charts_with_the_network_cut_off(way, site, tabs):
         expect(charts.nth(number).locator("svg.main-svg").first).to_be_visible()
     expect(charts.nth(0).locator(".scatterlayer .points path.point")).to_have_count(4 + 2)  # runs, and a mean a value
     expect(charts.nth(2).locator(".scatterlayer .trace")).to_have_count(4)
-    expect(page.locator("p.best")).to_contain_text("d_state=")
+    expect(page.locator("p.best")).to_contain_text("norm=")
     expect(page.locator("tr.best")).to_have_count(1)
     assert asked == [] and errors == []
     first = page.locator("table").first.locator("tbody tr td:first-child")
     page.locator("th").first.click()
     up = first.all_inner_texts()
     page.locator("th").first.click()
-    assert up == first.all_inner_texts()[::-1] and sorted(up) == ["1", "2"]
+    assert up == first.all_inner_texts()[::-1] and sorted(up) == ["bn", "ln"]
 
 
 def _cut_off(tabs):
