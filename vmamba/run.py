@@ -31,11 +31,11 @@ AGAIN = ("--from", "--resume")  # flags that take a run folder
 
 def main() -> None:
     """The entry point of ``python -m vmamba.run`` and of the console script."""
-    words = sys.argv[1:] = sorted(
-        sys.argv[1:], key=lambda word: word not in ("-m", "--multirun")
-    )  # first, for argparse
+    words = sys.argv[1:]
     if words and words[0] in COMMANDS:
         sys.exit(importlib.import_module(COMMANDS[words[0]]).main(words[1:]))
+    # argparse takes no flag between two overrides
+    words = sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     try:
         if any(word.split("=")[0] in AGAIN for word in words):
             _again(*_split_again(words))

@@ -81,6 +81,8 @@ def _resume_search(sweep: SweepFolder, rows: list[Point], words: list[str]) -> i
     found = space.Space.of(sweep)
     launcher = submit.changed(sweep.read_info()["launcher"], [word for word in words if not word.startswith("search.")])
     found = found.changed(words)
+    if any(row.state not in ENDED for row in rows):  # left by the process that is gone
+        rows = table.follow(sweep.path)
     left = [sweep.latest()[row.number] for row in rows if row.state == "killed"]
     if not left and len(rows) >= found.trials:
         print(f"nothing to resume: {table.summary(rows)}; search.trials={2 * len(rows)} makes the search longer")

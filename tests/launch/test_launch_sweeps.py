@@ -54,7 +54,7 @@ def test_one_bad_point_stops_no_other(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["local", "subprocess"])
 def test_a_bad_point_refuses_the_whole_sweep(kind, tmp_path):
-    done = python(tmp_path, "vmamba.run", "-m", *TINY, "model.d_state=1,0", f"launcher={kind}")
+    done = python(tmp_path, "vmamba.run", *TINY, "-m", "model.d_state=1,0", f"launcher={kind}")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "point 1 (model.d_state=0)" in done.stderr
     assert not list((tmp_path / "outputs").glob("*"))

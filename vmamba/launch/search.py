@@ -51,7 +51,7 @@ def from_hydra(loader, config: DictConfig, words: list[str], lines: Sequence[str
 
 
 def go_on(sweep: SweepFolder, space: Space) -> None:
-    """Tries points until there are as many as asked for; the caller holds the sweep's lock.
+    """Tries points until there are as many as asked for; the caller holds the sweep's lock, and all points have ended.
 
     Prints the table and the best point. Raises UserError where nothing can be tried, or nothing is measured.
     """
@@ -59,8 +59,6 @@ def go_on(sweep: SweepFolder, space: Space) -> None:
     try:
         while True:
             rows = points(sweep.path) if sweep.jobs.is_file() else []
-            if any(row.state not in ENDED for row in rows):  # of a search before this one
-                rows = table.follow(sweep.path)
             study.renew(_tried(row, space) for row in rows)
             stop = len(rows) >= space.trials or turns.cancelled(RunFolder(sweep.path))
             batch = [] if stop else _batch(study, space, rows)

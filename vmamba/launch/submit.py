@@ -191,7 +191,7 @@ def _go(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None
 def _followed(sweep: SweepFolder, process, tables: bool) -> dict:
     """Stays until the points have ended; Ctrl-C leaves the table, not the sweep."""
     try:
-        rows = table.follow(sweep.path, 0.5 if process else 5.0)
+        rows = table.follow(sweep.path, 0.5 if process else 5.0, old=tables)
         if process:
             process.wait()  # it writes the report
         else:

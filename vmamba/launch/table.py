@@ -74,10 +74,13 @@ def commands(folder: Path) -> str:
     return "\n".join(f"  python -m vmamba.sweep {word} {where}" for word in ("status", "wait", "report"))
 
 
-def follow(folder: Path, seconds: float = 2.0, more: Callable[[], bool] = lambda: False) -> list[Point]:
-    """Shows the table until every point has ended and no ``more`` will come, on a pipe only what changes. Returns the
-    points."""
-    out, rows, known = console(), points(folder), {}
+def follow(
+    folder: Path, seconds: float = 2.0, more: Callable[[], bool] = lambda: False, old: bool = True
+) -> list[Point]:
+    """Shows the table until every point has ended and no ``more`` will come, on a pipe only what changes (``old``: and
+    what had ended before). Returns the points."""
+    out, rows = console(), points(folder)
+    known = {} if old else {row.number: row.words() for row in rows if row.state in ENDED}
     if not out.is_terminal:
         while True:
             for row in rows:
