@@ -70,10 +70,10 @@ def _go(cfg: DictConfig, path: Path, overrides: list[str]) -> float | None:
         from vmamba.job import start
 
         return start(cfg, path, overrides)
-    from vmamba.launch import submit
+    from vmamba.launch import settings, submit
 
     run = validate(cfg)
-    submit.single(cfg, validate(cfg, cuda=submit.cuda_there(run)), path, overrides)
+    submit.single(cfg, validate(cfg, cuda=settings.cuda_there(run)), path, overrides)
 
 
 def _check(words: list[str]) -> None:
@@ -90,7 +90,7 @@ def _check(words: list[str]) -> None:
         if not cfg.search.trials:
             check_axes(_overrides(words))
     else:
-        from vmamba.launch.submit import cuda_there
+        from vmamba.launch.settings import cuda_there
 
         check_axes(_overrides(words))
         run, cfg = compose(overrides)

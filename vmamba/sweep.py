@@ -69,17 +69,19 @@ def resume(folder: Path, words: list[str]) -> int:
         if not left:
             print(f"nothing to resume: {table.summary(rows)}")
             return 0
-        from vmamba.launch import submit
+        from vmamba.launch import settings, submit
 
-        submit.again(sweep, left, submit.changed(sweep.read_info()["launcher"], words))
+        submit.again(sweep, left, settings.changed(sweep.read_info()["launcher"], words))
     return 0
 
 
 def _resume_search(sweep: SweepFolder, rows: list[Point], words: list[str]) -> int:
-    from vmamba.launch import search, space, submit
+    from vmamba.launch import search, settings, space, submit
 
     found = space.Space.of(sweep)
-    launcher = submit.changed(sweep.read_info()["launcher"], [word for word in words if not word.startswith("search.")])
+    launcher = settings.changed(
+        sweep.read_info()["launcher"], [word for word in words if not word.startswith("search.")]
+    )
     found = found.changed(words)
     if any(row.state not in ENDED for row in rows):  # left by the process that is gone
         rows = table.follow(sweep.path)

@@ -16,8 +16,8 @@ from vmamba.launch import pool, queue, slurm, snapshot, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import freeze
 from vmamba.launch.points import points
+from vmamba.launch.settings import changed, plain
 from vmamba.launch.slurm_job import join
-from vmamba.launch.submit import changed, plain
 from vmamba.tracking.folder import RunFolder
 
 LAUNCHER = plain(compose()[0].launcher)
@@ -84,8 +84,19 @@ def test_interruptions_in_a_row_without_a_new_checkpoint_are_bounded(tmp_path):
     assert not turns.interrupted(folder, 2)
     status = folder.read_status()
     assert status["state"] == "killed" and status["preempted"] == 4 and "requeues=2" in status["error"]
-    turns.afresh(folder)
+    turns.afresh(folder, 2)
     assert turns.begin(folder, 2) and folder.read_status()["preempted"] == 4
+
+
+def test_a_process_of_an_earlier_submission_does_not_begin(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path).create()
+    turns.cancel(folder)
+    turns.afresh(folder, 2)
+    monkeypatch.setenv(turns.ATTEMPT, "1")
+    assert not turns.begin(folder, 5)
+    monkeypatch.setenv(turns.ATTEMPT, "2")
+    folder.write_status("queued")
+    assert turns.begin(folder, 5)
 
 
 def test_a_cancelled_point_does_not_come_back(tmp_path):

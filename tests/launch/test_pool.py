@@ -8,7 +8,7 @@ from vmamba.config import rules
 from vmamba.config.compose import compose
 from vmamba.launch import pool
 from vmamba.launch.folder import SweepFolder
-from vmamba.launch.submit import plain
+from vmamba.launch.settings import plain
 from vmamba.tracking.folder import RunFolder
 
 LAUNCHER = plain(compose(["launcher=subprocess"])[0].launcher)
@@ -32,7 +32,9 @@ def run(root, monkeypatch, points: int, count: int, **settings) -> list[str]:
     monkeypatch.setattr(pool.report, "write_at_end", lambda sweep: None)
     monkeypatch.setattr(pool.signal, "signal", lambda *_: None)
     sweep = SweepFolder(root)
-    lines = [{"point": number, "folder": str(number), "log": f"logs/{number}.log"} for number in range(points)]
+    lines = [
+        {"point": number, "attempt": 1, "folder": str(number), "log": f"logs/{number}.log"} for number in range(points)
+    ]
     for line in lines:
         RunFolder(root / line["folder"]).create().write_status("queued")
     pool.Pool(sweep, lines, LAUNCHER | settings).run()

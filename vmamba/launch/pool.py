@@ -97,7 +97,8 @@ class Pool:
         while self.running or (self.waiting and not self.leaving):
             while self.waiting and self.free and not self.leaving:
                 line = self.waiting.popleft()
-                if turns.cancelled(self.sweep.run(line)):
+                folder = self.sweep.run(line)
+                if turns.cancelled(folder) or turns.superseded(folder, line["attempt"]):
                     continue
                 self._start(line, self.free.popleft())
             time.sleep(POLL)
@@ -111,7 +112,7 @@ class Pool:
         command = [sys.executable, "-m"]
         if tasks > 1:
             command += ["torch.distributed.run", "--standalone", "--nproc-per-node", str(tasks), "-m"]
-        env = {"OMP_NUM_THREADS": str(self.threads)} | os.environ
+        env = {"OMP_NUM_THREADS": str(self.threads)} | os.environ | {turns.ATTEMPT: str(line["attempt"])}
         if slot is not None:
             env["CUDA_VISIBLE_DEVICES"] = slot
         output = self.sweep.log(line)
@@ -128,6 +129,9 @@ class Pool:
     def _ended(self, child: subprocess.Popen, line: dict, slot: str | None) -> None:
         self.free.append(slot)
         folder = self.sweep.run(line)
+        if turns.superseded(folder, line["attempt"]):
+            log.info("point %d ended with %d; it has been submitted again", line["point"], child.returncode)
+            return
         status = folder.read_status()
         again = status.get("state") == "queued" and status.get("preempted", 0) > self.turns[line["point"]]
         if status.get("state") in ("running", "queued") and not again:

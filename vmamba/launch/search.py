@@ -17,9 +17,10 @@ from vmamba.launch import pool, report, table, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import Frozen
 from vmamba.launch.points import ENDED, Point, points
+from vmamba.launch.settings import plain
 from vmamba.launch.space import Space, make
 from vmamba.launch.study import Study, Tried, needed
-from vmamba.launch.submit import composed_by, forget, launch, plain
+from vmamba.launch.submit import composed_by, forget, launch
 from vmamba.tracking.folder import RunFolder
 
 log = logging.getLogger("vmamba")

@@ -21,7 +21,7 @@ from vmamba.config.schema import Search
 from vmamba.launch import study
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import Files, Frozen, freeze
-from vmamba.launch.submit import cuda_there
+from vmamba.launch.settings import cuda_there
 from vmamba.tracking.atomic import read_json, write_json
 
 BASES = 64  # choices of files that are composed before the first trial, at most

@@ -7,7 +7,6 @@ the code, and only then let the first job start. What goes wrong before that lea
 import logging
 import os
 import shutil
-import subprocess
 import sys
 import time
 import uuid
@@ -17,15 +16,15 @@ from pathlib import Path
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from vmamba.config import rules
-from vmamba.config.compose import explained, update
+from vmamba.config.compose import explained
 from vmamba.config.errors import UserError
-from vmamba.config.schema import Launcher, Run
+from vmamba.config.schema import Run
 from vmamba.engine.signals import Killed
-from vmamba.launch import local, pool, report, slurm, snapshot, table, turns
+from vmamba.launch import local, pool, report, settings, slurm, snapshot, table, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import Frozen, freeze
 from vmamba.launch.points import points
+from vmamba.launch.store import Store
 from vmamba.tracking.folder import RunFolder
 
 log = logging.getLogger("vmamba")
@@ -40,7 +39,7 @@ def from_hydra(loader, config: DictConfig, words: list[list[str]], first: int) -
     learns = not str(config.hydra.sweeper._target_).startswith("hydra_plugins.vmamba_sweeps.")
     sweep = SweepFolder(config.hydra.sweep.dir)
     try:
-        frozen = freeze(lambda chosen: composed_by(loader, config, chosen), words, cuda_there, first)
+        frozen = freeze(lambda chosen: composed_by(loader, config, chosen), words, settings.cuda_there, first)
         values = launch(sweep, frozen, wait=True if learns else None)
     except UserError as mistake:
         forget(sweep)
@@ -62,13 +61,6 @@ def single(cfg: DictConfig, run: Run, path: Path, words: list[str]) -> None:
         sys.exit(1)
 
 
-def cuda_there(run: Run) -> bool | None:
-    """Whether there will be a GPU where the points of this run's launcher run."""
-    if run.launcher.kind == "slurm":
-        return run.launcher.gpus != 0
-    return False if run.launcher.gpus == 0 and run.launcher.kind == "subprocess" else rules.cuda_here()
-
-
 def launch(
     sweep: SweepFolder, frozen: list[Frozen], wait: bool | None = None, alone: bool = False, tables: bool = True
 ) -> dict:
@@ -77,10 +69,10 @@ def launch(
     ``wait`` overrides ``launcher.wait``; ``alone``: the sweep folder is the run folder of its only point; ``tables``:
     print what was submitted, and how it ended.
     """
-    launcher = plain(frozen[0].run.launcher)
+    launcher = settings.plain(frozen[0].run.launcher)
     store = None
     try:
-        _check(launcher)
+        settings.check(launcher)
         store = Store(sweep, frozen[0].run)
         lines = _prepare(sweep, frozen, alone)
         store.make(lines[0]["folder"])
@@ -98,34 +90,13 @@ def launch(
 def again(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None = None) -> dict:
     """Submits points once more, from their latest checkpoints; the caller holds the sweep's lock."""
     for line in lines:
-        turns.afresh(sweep.run(line))
+        turns.afresh(sweep.run(line), line["attempt"] + 1)
     fresh = [
         {key: line[key] for key in ("point", "overrides", "folder")}
         | {"attempt": line["attempt"] + 1, "launcher": launcher["kind"]}
         for line in lines
     ]
     return _go(sweep, fresh, launcher, wait)
-
-
-def changed(launcher: dict, words: list[str]) -> dict:
-    """The settings of a launcher with ``launcher.key=value`` words on them; ``launcher=kind`` takes another one."""
-    cfg = OmegaConf.create({"launcher": OmegaConf.merge(OmegaConf.structured(Launcher), launcher)})
-    OmegaConf.set_struct(cfg, True)
-    for word in words:
-        word = word.removeprefix("+")  # as in +launcher.sbatch={reservation:mine}
-        if word.startswith("launcher="):
-            word = word.replace("launcher=", "launcher.kind=", 1)
-        if not word.startswith("launcher."):
-            raise UserError(f"{word}: a sweep keeps its runs as they are; what can change is launcher.key=value")
-        update(cfg, word)
-    launcher = plain(OmegaConf.to_object(cfg.launcher))
-    _check(launcher)
-    return launcher
-
-
-def plain(launcher: Launcher) -> dict:
-    """The launcher's settings in JSON's types."""
-    return OmegaConf.to_container(OmegaConf.structured(launcher), enum_to_str=True)
 
 
 def _prepare(sweep: SweepFolder, frozen: list[Frozen], alone: bool) -> list[dict]:
@@ -161,7 +132,7 @@ def _prepare(sweep: SweepFolder, frozen: list[Frozen], alone: bool) -> list[dict
     }
     varied = {word.partition("=")[0] for point in frozen for word in point.own}
     info |= {
-        "launcher": plain(launcher),
+        "launcher": settings.plain(launcher),
         "varied": sorted(varied | set(info.get("varied", []))),
         "points": max(frozen[-1].number + 1, run.search.trials),
     }
@@ -218,38 +189,6 @@ def _here(sweep: SweepFolder, lines: list[dict], tables: bool) -> dict:
         table.show(points(sweep.path))
         report.say(sweep)
     return values
-
-
-def _check(launcher: dict) -> None:
-    """UserError for what this machine cannot do, before anything is written."""
-    if launcher["kind"] == "slurm":
-        slurm.check()
-    elif launcher["kind"] == "subprocess":
-        pool.slots(launcher)
-
-
-class Store:
-    """Makes the tracking store, the experiment and the parent run, in a process that imports MLflow meanwhile."""
-
-    def __init__(self, sweep: SweepFolder, run: Run) -> None:
-        self.process = None
-        if run.tracking.store != "none":
-            command = [sys.executable, "-m", "vmamba.tracking.parent", str(sweep.path)]
-            pipe = subprocess.PIPE
-            self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
-
-    def make(self, first: str) -> None:
-        """Waits for it. ``first``: the folder of a point, whose configuration names the store."""
-        if self.process is None:
-            return
-        said, _ = self.process.communicate(first + "\n")
-        if self.process.returncode:
-            log.warning("MLflow: %s; the runs deliver when they can", said.strip() or "the store was not made")
-
-    def close(self) -> None:
-        """Ends a process that nothing was asked of."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.communicate("\n")
 
 
 def forget(sweep: SweepFolder) -> None:

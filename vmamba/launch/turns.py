@@ -1,8 +1,11 @@
 """How often a point has been interrupted, and whether it may go on: kept in its ``status.json``, not by SLURM."""
 
+import os
+
 from vmamba.tracking.folder import RunFolder
 
 AGAIN = 75  # the exit code of a job that is to be run again (EX_TEMPFAIL)
+ATTEMPT = "VMAMBA_ATTEMPT"  # tells a process of launcher=subprocess which submission it belongs to
 CANCEL = ".cancel"  # this file in a run folder: its job is to end, not to be put back
 
 
@@ -13,6 +16,8 @@ def begin(folder: RunFolder, limit: int) -> bool:
     """
     status = folder.read_status()
     if status.get("state") == "finished" or cancelled(folder):
+        return False
+    if superseded(folder, int(os.environ.get(ATTEMPT, status.get("attempt", 1)))):
         return False
     return status.get("state") not in ("running", "killed") or interrupted(folder, limit)
 
@@ -36,10 +41,18 @@ def interrupted(folder: RunFolder, limit: int) -> bool:
     return False
 
 
-def afresh(folder: RunFolder) -> None:
-    """Puts a point in the queue by hand: whatever ended it before is forgotten, its checkpoints are not."""
+def afresh(folder: RunFolder, attempt: int) -> None:
+    """Puts a point in the queue by hand: whatever ended it before is forgotten, its checkpoints are not.
+
+    ``attempt``: the submission that is to run it; a process of one before that has yet to begin does not.
+    """
+    folder.write_status("queued", stuck=0, attempt=attempt)
     restore(folder)
-    folder.write_status("queued", stuck=0)
+
+
+def superseded(folder: RunFolder, attempt: int) -> bool:
+    """Whether a later submission has the point."""
+    return folder.read_status().get("attempt", 1) != attempt
 
 
 def cancel(folder: RunFolder) -> None:

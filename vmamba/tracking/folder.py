@@ -20,7 +20,7 @@ from vmamba.config.errors import UserError
 from vmamba.tracking.atomic import no_space, plain, read_json, replacing, write_json, write_text
 
 STATES = ("queued", "running", "finished", "failed", "killed")
-KEPT = ("uid", "created", "preempted", "stuck", "at")  # entries of status.json that stay whatever happens
+KEPT = ("uid", "created", "preempted", "stuck", "at", "attempt")  # entries of status.json that stay whatever happens
 SYNC_SECONDS = 5.0
 
 
