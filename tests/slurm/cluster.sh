@@ -10,7 +10,7 @@
 # Partitions: main; low, whose jobs are put back in the queue for those of high. It listens on 127.0.0.1 alone.
 # Set in the environment: CLUSTER_DIR (state and logs), CLUSTER_NODES, CLUSTER_CPUS and CLUSTER_MEM (MB) a node,
 # CLUSTER_GPUS (pretended, a node), CLUSTER_PORT, CLUSTER_DELAY (s before a job that was put back may start again; at
-# least 5), CLUSTER_GRACE (s between the notice of a preemption and SIGTERM)
+# least 5), CLUSTER_GRACE (s between the notice of a preemption and SIGTERM), CLUSTER_ARRAY (jobs an array may have)
 set -euo pipefail
 
 dir=${CLUSTER_DIR:-${TMPDIR:-/tmp}/vmamba-slurm-$(id -u)}
@@ -21,6 +21,7 @@ gpus=${CLUSTER_GPUS:-2}
 port=${CLUSTER_PORT:-27817}
 delay=${CLUSTER_DELAY:-5}
 grace=${CLUSTER_GRACE:-30}
+array=${CLUSTER_ARRAY:-1001}
 export SLURM_CONF=$dir/slurm.conf
 export PATH=$dir/bin:$PATH:/usr/sbin:/sbin
 host=$(hostname -s)
@@ -160,6 +161,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,sched_min_interval=5000
 # no accounting, so the controller itself must remember how jobs ended
 AccountingStorageType=accounting_storage/none
 MinJobAge=86400
+MaxArraySize=$array
 GresTypes=gpu
 END
   for ((number = 1; number <= nodes; number++)); do

@@ -25,6 +25,7 @@ class Cluster:
             "CLUSTER_PORT": str(_free_ports(10)),
             "CLUSTER_GRACE": "20",
             "CLUSTER_NODES": "5",
+            "CLUSTER_ARRAY": "5",  # one less than the points of a sweep here
             "OMP_NUM_THREADS": "1",
         }
 

@@ -6,6 +6,7 @@ All of it happens at the same time on one cluster; the checkout that the jobs we
 import json
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,14 +46,22 @@ class Story:
 @pytest.fixture(scope="module")
 def story(project) -> Story:
     _write_points(project.folder)
-    nap = "+model.kwargs.nap=0.15"
+    nap = "+model.kwargs.nap=0.4"
     # so that only the two-node job, and on n5 the tracked sweep, is in the way of a job that preempts
     here, there = "launcher.exclude='n[3-5]'", ["launcher.partition=low", "+launcher.sbatch={nodelist:n5}"]
     ends = _submit(project, "ablation=ends", "name=ends", nap, here)
-    two = ["recipe.batch_size=32", "launcher.nodes=2", "launcher.cpus=4", "launcher.partition=low"]
+    two = ["recipe.batch_size=16", "launcher.nodes=2", "launcher.tasks=2", "launcher.cpus=2", "launcher.partition=low"]
     two.append("launcher.exclude=n5")
     nodes = _submit(project, "name=nodes", nap, *two)
-    limit = _submit(project, "name=limit", "+model.kwargs.nap=2.0", "launcher.time=2", "launcher.warning=20", here)
+    limit = _submit(
+        project,
+        "name=limit",
+        "+model.kwargs.nap=2.2",
+        "launcher.time=2",
+        "launcher.warning=20",
+        here,
+        *_container(project),
+    )
     tracked = _submit(project, "-m", "seed=1,2", "name=tracked", "+model.kwargs.nap=0.5", "tracking=mlflow", *there)
     _spoil(project.checkout)
     jobs = {name: ends.latest()[number]["job"] for number, name in enumerate(POINTS)}
@@ -70,7 +79,7 @@ def story(project) -> Story:
     _reaches(run("cancelled"), 12)
     say("scancel", jobs["cancelled"])
     _reaches(nodes.path, 7)
-    os.kill(_process(nodes.path, rank=1), signal.SIGKILL)
+    os.kill(_process(nodes.path, rank=3), signal.SIGKILL)
     urgent = ["sbatch", "--partition=high", "--cpus-per-task=4", "--output=/dev/null", "--wrap=sleep 1"]
     points = [tracked.run(line) for line in tracked.latest().values()]
     _until(lambda: all(list(point.records()) and "run_id" in point.mlflow.read_text() for point in points))
@@ -87,6 +96,15 @@ def story(project) -> Story:
         project.sweep("wait", str(sweep.path))
     states = dict(line.split("|") for line in say("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T").splitlines())
     return Story(ends, nodes, limit, tracked, runs, states, (ends.path / "report" / "report.md").read_text())
+
+
+def _container(project) -> list[str]:
+    """Words for a job with set-up lines, variables and an interpreter of its own, which notes what it was given."""
+    python = project.folder / "container.sh"
+    python.write_text(f'#!/bin/sh\necho "$FROM_SETUP $FROM_ENV" >>{project.folder}/given\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    setup = "launcher.setup=['export FROM_SETUP=\"two words\"']"
+    return [setup, "+launcher.env={FROM_ENV: three}", f"launcher.python={python}"]
 
 
 def _write_points(folder: Path) -> None:
@@ -117,7 +135,7 @@ def _reaches(path: Path, step: int) -> None:
     _until(lambda: any(record["step"] >= step for record in RunFolder(path).records()))
 
 
-def _until(condition, seconds: float = 120) -> None:
+def _until(condition, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "nothing happened"
@@ -166,13 +184,13 @@ def test_ends_with_the_weights_of_the_run_left_alone(story, name):
     assert RunFolder(path).read_status()["state"] == "finished"
 
 
-def test_two_nodes_preempted_on_the_way_compute_what_one_process_does(story):
+def test_two_nodes_of_two_processes_killed_and_preempted_compute_what_one_process_does(story):
     status = RunFolder(story.nodes.path).read_status()
     assert status["state"] == "finished" and status["preempted"] >= 2  # a rank was killed before
     ours, whole = last(story.nodes.path)["model"], last(story.run("whole").path)["model"]
     for key in whole:
         torch.testing.assert_close(ours[key], whole[key], atol=2e-4, rtol=2e-3)
-    assert json.loads((story.nodes.path / "manifest.json").read_text())["world_size"] == 2
+    assert json.loads((story.nodes.path / "manifest.json").read_text())["world_size"] == 4
     assert steps(story.nodes.path) == steps(story.run("whole").path)
 
 
@@ -184,6 +202,16 @@ def test_interruptions_are_counted(story, name, times):
 def test_the_time_limit_is_an_interruption_like_another(story):
     status = RunFolder(story.limit.path).read_status()
     assert status["state"] == "finished" and status["preempted"] >= 1
+
+
+def test_a_job_has_its_set_up_its_variables_and_its_interpreter(project, story):
+    given = set((project.folder / "given").read_text().splitlines())
+    assert given == {"two words three"}
+
+
+def test_an_array_is_split_above_slurms_limit(story):
+    jobs = [line["job"] for line in story.ends.submissions() if line["attempt"] == 1]
+    assert [job.partition("_")[2] for job in jobs] == ["0", "1", "2", "3", "4", ""]
 
 
 def test_a_resume_takes_what_was_cancelled_and_nothing_that_came_back_by_itself(story):
