@@ -87,11 +87,20 @@ def test_plans_fit_every_gpu_and_spread_the_work():
     ways = product(("forward", "backward"), ("float32", "float16"), (2, 6, 26, 64), (1, 7, 13, 56), (16, 80, 96, 1024))
     for direction, dtype, rank, side, dim in ways:
         plan = plans.plan(direction, dtype, rank, side, side, dim)
-        assert dim // plans.WIDTH % plan.warps == 0 and plan.shared <= 99 * 1024 and plan.threads <= 1024
-        assert plan.wrap == (side % plan.positions != 0)
+        assert dim // plans.WIDTH % plan.warps == 0 and plan.shared() <= plans.SHARED and plan.threads <= 1024
+        assert plan.resident in (0, side * side) and plan.wrap == (plan.resident > 0 and side % plan.positions != 0)
         for images in (1, 8, 1000):
-            split, per = plan.spread(images, dim, 132)
+            split, per = plan.spread(images, dim, 132, plans.SHARED)
             assert split in (1, 2) and 1 <= per <= images and (split == 1 or per == 1)
+            assert plan.shared(per) <= plans.SHARED
+
+
+def test_small_maps_are_whole_in_shared_memory():
+    large = 227 * 1024
+    residents = [plans.plan("backward", "bfloat16", R, side, side, D, large).resident for R, side, D in STAGES]
+    assert residents == [0, 0, 14 * 14, 7 * 7]
+    last = plans.plan("forward", "bfloat16", 48, 7, 7, 768, large)
+    assert last.spread(128, 768, 132, large) == (1, 4), "several small maps a block"
 
 
 @compiles

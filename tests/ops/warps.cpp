@@ -21,6 +21,8 @@ constexpr int THREADS = CW * 64, WARPS = THREADS / 32, STACK = 128 * 1024;
 
 struct float2 { float x, y; };
 static float2 make_float2(float x, float y) { return {x, y}; }
+struct float4 { float x, y, z, w; };
+struct uint4 { u32 x, y, z, w; };
 struct Index { u32 x, y; };
 static Index threadIdx, blockIdx;
 static char* shared_memory;
@@ -40,11 +42,15 @@ struct Barrier {
     else while (mine == round) swapcontext(&fibers[now], &scheduler);
   }
 };
-static Barrier block_barrier, other_barrier, warp_barriers[WARPS];
+static Barrier block_barrier, group_barriers[2], warp_barriers[WARPS];
 static void __syncthreads() { block_barrier.wait(THREADS); }
-static void meet() { other_barrier.wait(THREADS); }
+static void group(int which) { group_barriers[which].wait(THREADS / 2); }
 static void warp() { warp_barriers[now / 32].wait(32); }
-
+static void __syncwarp() { warp(); }
+static void copy(void* to, const void* from, int bytes, bool on) { on ? memcpy(to, from, bytes) : memset(to, 0, bytes); }
+static void copy16(void* to, const void* from, bool on) { copy(to, from, 16, on); }
+static void commit() {}
+template <int N> void wait() {}
 template <class T> T cast(auto v) {
   T t;
   static_assert(sizeof t == sizeof v);
@@ -60,6 +66,15 @@ template <class T, class See> auto together(T mine, See see) {
   warp();
   return seen;
 }
+static void publish(int* counter, int value) { *counter = value; }
+static bool reached(const int* counter, int value) {
+  return together(*counter >= value, [](bool* all) {
+    for (int lane = 0; lane < 32; lane++)
+      if (!all[lane]) return false;
+    return true;
+  });
+}
+static void pause() { swapcontext(&fibers[now], &scheduler); }
 static float lane_of(float v, int lane) { return together(v, [=](float* all) { return all[lane]; }); }
 static float up(float v, int d) { return lane_of(v, (now & 3) >= d ? now % 32 - d : now % 32); }
 static float down(float v, int d) { return lane_of(v, (now & 3) + d < 4 ? now % 32 + d : now % 32); }
@@ -81,7 +96,7 @@ template <int T> float low(u32 v) { return number<T>(v & 0xffff); }
 template <int T> float high(u32 v) { return number<T>(v >> 16); }
 
 struct Operands { u32 a[4], b[2]; };
-template <int T> void product(float (&c)[4], Operands mine, int depth) {
+template <int T> void product(float (&d)[4], Operands mine, int depth, const float* c) {
   const int g = now % 32 / 4, q = now % 4;
   struct Four { float v[4]; };
   const Four sums = together(mine, [&](Operands* all) {
@@ -96,11 +111,13 @@ template <int T> void product(float (&c)[4], Operands mine, int depth) {
     }
     return sum;
   });
-  memcpy(c, sums.v, sizeof c);
+  memcpy(d, sums.v, sizeof d);
 }
-template <int T> void mma8(float (&c)[4], u32 a0, u32 a1, u32 b0) { product<T>(c, {{a0, a1}, {b0}}, 8); }
-template <int T> void mma16(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
-  product<T>(c, {{a0, a1, a2, a3}, {b0, b1}}, 16);
+template <int T> void mma8(float (&d)[4], u32 a0, u32 a1, u32 b0, const float* c) {
+  product<T>(d, {{a0, a1}, {b0}}, 8, c);
+}
+template <int T> void mma16(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, const float* c) {
+  product<T>(d, {{a0, a1, a2, a3}, {b0, b1}}, 16, c);
 }
 static u32 transposed(u32 v) {
   const int g = now % 32 / 4, q = now % 4;

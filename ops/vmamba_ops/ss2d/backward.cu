@@ -1,10 +1,12 @@
-// The backward kernel; follows ss2d.cu. It walks every route from its end. Shared memory: two stages of P for each of
-// the two routes, then, twice, every warp's part of dP of a tile, which the route's warps add up one step later.
+// The backward kernel; follows maps.cu. It walks every route from its end. Shared memory: two stages of P for each of
+// the two routes, the counters, BUFFERS times every warp's part of dP of a tile, which the route's warps add up one
+// step later, then the maps.
 //
 // With g the gradient of the state, h = a h_before + s u B, a = exp(s A), s = softplus(z) = dt:
 //   g = C dy + a_next g_next,  du = g s B + D dy,  dB = sum g s u,  dC = sum dy h,  dA += g s a h_before,
 //   dz = g (A a h_before + u B) sigmoid(z),  d dt_rows = W dz,  dW += dz P,  d bias += dz.
-constexpr int PART = TILE * RP;  // floats
+constexpr int PART_ROW = RQ + 4, PART = TILE * PART_ROW;  // floats; banks differ from row to row
+constexpr int BUFFERS = IN == F32 ? 1 : 2;  // for parts: float has no room for two on every GPU
 
 // A slope of softplus (0 to 1) of each of a lane's channels, with the bits that 16-bit gradients need.
 #if IN == 0
@@ -17,21 +19,25 @@ DI Slopes slopes(float a, float b) { return pack<F16>(a, b); }
 DI float slope(Slopes v, int e) { return e ? high<F16>(v) : low<F16>(v); }
 #endif
 
-struct Duty {  // a tile of dP that waits to be added up
-  i64 image;
-  int tile, parity;
+struct alignas(4 * sizeof(Raw)) Four {
+  Two a, b;
 };
-DI void add_up(const Problem& p, const Place& me, const Walk& w, const float* parts, const Duty& d, int route) {
-  Raw* dP = p.dP + ((i64)me.block * p.images + d.image) * me.L * (4 * RP) + route * RP;
-  const float* from = parts + (d.parity * 2 + me.back) * CW * PART;
-  for (int word = me.thread; word < WORDS; word += HALF) {
-    const int row = word / (RP / 2), c = d.tile * TILE + (me.back ? TILE - 1 - row : row);
-    float a = 0.f, b = 0.f;
+struct Duty {  // a tile of dP that waits to be added up
+  int image, tile, parity;
+};
+DI void add_up(const Place& me, const Walk& w, const float* parts, Raw* dP, const Duty& d) {
+  const float* from = parts + (d.parity % BUFFERS * 2 + me.back) * CW * PART;
+  constexpr int FOURS = TILE * RQ / 4;
+  UNROLL for (int n = 0; n < (FOURS + HALF - 1) / HALF; n++) {
+    const u32 four = me.thread + n * HALF, row = four / (RQ / 4), column = four % (RQ / 4) * 4;
+    const u32 c = d.tile * TILE + (w.back ? TILE - 1 - row : row);
+    if (four >= FOURS || c >= w.L) continue;
+    float4 sum = {0.f, 0.f, 0.f, 0.f};
     UNROLL for (int i = 0; i < CW; i++) {
-      const float2 v = *(const float2*)(from + i * PART + 2 * word);
-      a += v.x, b += v.y;
+      const float4 v = *(const float4*)(from + i * PART + row * PART_ROW + column);
+      sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
     }
-    if (c < me.L) *(Two*)(dP + (i64)w.at(c) * (4 * RP) + word % (RP / 2) * 2) = two(a, b);
+    *(Four*)(dP + (w.at(c) * (4 * RQ) + column)) = {two(sum.x, sum.y), two(sum.z, sum.w)};
   }
 }
 DI float both(float v) {  // the sum over the four lanes of a row
@@ -42,13 +48,15 @@ DI float both(float v) {  // the sum over the four lanes of a row
 extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_backward(const __grid_constant__ Problem p) {
   extern __shared__ __align__(16) char memory[];
   const Place me(p);
-  const int N = me.tiles, g = me.g, q = me.q;
-  const i64 LD = (i64)me.L * me.D, LP = (i64)me.L * (4 * RP);
-  u16* stages = (u16*)memory + me.back * 2 * STAGE;
-  float* parts = (float*)(memory + (4 * STAGE * 2 + 15) / 16 * 16);
-  clear(memory, 4 * STAGE * 2);
+  const int N = me.tiles, g = me.g, q = me.q, images = (int)(me.last - me.first);
+  const u32 row_bytes = me.L * 4 * RQ * (u32)sizeof(Raw);
+  float* parts = (float*)(memory + STAGES + COUNTERS);
+  clear(memory, STAGES + COUNTERS);
+  Flow<2> flow(p, me, memory, (char*)(parts + BUFFERS * 2 * CW * PART));
+  __syncthreads();
   const u32 sB = g == R % 8 ? pack<M>(1.f, 1.f) : 0u, sC = g == R % 8 + 1 ? pack<M>(1.f, 1.f) : 0u;
 
+  int step = 0;
   for (int pair = me.pair; pair < me.pairs; pair++) {
     const int k = pair + 2 * me.back;
     const Walk walk(me, pair, (u32)p.magic);
@@ -63,34 +71,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_backward(c
       }
     float dW[KT][4], dA[2] = {0.f, 0.f}, dbias[2] = {0.f, 0.f}, dD[2] = {0.f, 0.f};
     UNROLL for (int kt = 0; kt < KT; kt++) UNROLL for (int j = 0; j < 4; j++) dW[kt][j] = 0.f;
-        Raw* dx = p.dx + (p.split == 2 ? pair * p.images * LD : 0);
-    const float* states = p.states + (i64)k * N * me.D + me.channel;
-    float carry[2];
+    Raw* dx = p.dx + (p.split == 2 ? pair * p.images * me.L * me.D : 0);
+    Raw* dP = p.dP + (me.block * p.images + me.first) * me.L * (4 * RQ) + k * RQ;
+    const float* states = p.states + ((me.first * 4 + k) * N + N - 1) * me.D + me.channel;
+    float carry[2] = {0.f, 0.f};
     Duty duty = {-1, 0, 0};
-    Staged ahead;
-    ahead.load(p.P + me.first * LP, walk, me.back ? 0 : N - 1, me.thread, k);
-    __syncthreads();  // the stages are cleared, or nobody reads them any more
-    ahead.store(stages, me.thread);
-    int n = 0, parity = 0;
+    flow.start(walk, pair, dx, me.back ? 0 : N - 1, step);
+    float2 state = *(const float2*)states;
+    int n = 0;
 #pragma unroll 1
-    for (i64 image = me.first; image < me.last;) {
-      const int tile = me.back ? n : N - 1 - n, next = n + 1 < N ? n + 1 : 0;
-      const i64 next_image = image + (next == 0);
-      __syncthreads();
-      if (duty.image >= 0) add_up(p, me, walk, parts, duty, k);
-      duty.image = image, duty.tile = tile, duty.parity = parity;
-      if (n == 0) carry[0] = carry[1] = 0.f;
-      const Spots here(walk, tile, me);
-      Two u[S], gy[S], old[S];
-      UNROLL for (int i = 0; i < S; i++) old[i] = nothing();
-      read(p.x + image * LD, here, u), read(p.dy + image * LD, here, gy);
-      const float2 state = *(const float2*)(states + (image * 4 * N + N - 1 - n) * me.D);
+    for (int image = 0; image < images;) {
+      const int n_next = n + 1 < N ? n + 1 : 0, image_next = image + (n_next == 0), parity = step & 1;
+      const int needs = flow.needs(n, step), tile = me.back ? n : N - 1 - n;
       const float before[2] = {state.x, state.y};
-      if (next_image < me.last) ahead.load(p.P + next_image * LP, walk, me.back ? next : N - 1 - next, me.thread, k);
-      const bool tie = 2 * n == N - 1, add = (pair > me.pair) || 2 * n > N - 1 || (tie && me.back);
-      Raw* out = dx + image * LD;
+      const Tile here = flow.enter(walk, image, tile, n, step, needs);
+      if (image_next < images) {
+        flow.fetch(walk, image_next, me.back ? n_next : N - 1 - n_next, step + 1);
+        state = *(const float2*)(states + (i64)(image_next * 4 * N - n_next) * me.D);
+      }
+      commit();
+      if (duty.image >= 0) add_up(me, walk, parts, of_image(dP, duty.image, row_bytes), duty);
+      if (BUFFERS == 1) group(me.back);
+      duty = {image, tile, parity};
 
-      const u16* rows = row_of(stages + parity * STAGE, me.lane);
+      const u16* rows = row_of(flow.rows.stage(step), me.lane);
       float a[2][S], s[2][S], h[2][S], after[2];
       Slopes rise[S];
       Two BC[S];  // exact: P's own numbers
@@ -112,20 +116,23 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_backward(c
       UNROLL for (int e = 0; e < 2; e++) {
         float product = 1.f, local = q == 0 ? before[e] : 0.f, back = q == 3 ? carry[e] : 0.f, unused = before[e];
         UNROLL for (int i = 0; i < S; i++) {
-          h[e][i] = s[e][i] * ((e ? second(u[i]) : first(u[i])) * first(BC[i]));
+          const Two u = here.x(i);
+          h[e][i] = s[e][i] * ((e ? second(u) : first(u)) * first(BC[i]));
           local = a[e][i] * local + h[e][i];
           product *= a[e][i];
         }
-        UNROLL for (int i = S - 1; i >= 0; i--)
-          back = a[e][i] * ((e ? second(gy[i]) : first(gy[i])) * second(BC[i]) + back);
+        UNROLL for (int i = S - 1; i >= 0; i--) {
+          const Two gy = here.dy(i);
+          back = a[e][i] * ((e ? second(gy) : first(gy)) * second(BC[i]) + back);
+        }
         float state = compose_up(product, local, unused, q);
         after[e] = compose_down(product, back, carry[e], q);
         UNROLL for (int i = 0; i < S; i++) h[e][i] = state = a[e][i] * state + h[e][i];
       }
-      if (tie && me.back) meet();
-      if (add) read(out, here, old);
+      if (n_next == 0) carry[0] = carry[1] = 0.f;
+      if (needs) flow.settle(needs);
 
-      float* part = parts + ((parity * 2 + me.back) * CW + me.warp) * PART;
+      float* part = parts + ((parity % BUFFERS * 2 + me.back) * CW + me.warp) * PART;
       UNROLL for (int pairs = NT / 2 - 1; pairs >= 0; pairs--) {
         u32 dz[2][2][TERMS], db[2][TERMS], dc[2][TERMS];  // [n-tile][channel], and sums over the lane's channels
         UNROLL for (int half = 1; half >= 0; half--) {
@@ -138,19 +145,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_backward(c
               continue;
             }
             const float B = first(BC[i]), C = second(BC[i]);
-            float du[2];
+            const Two u = here.x(i), gy = here.dy(i);
+            float du[2] = {my.D[0] * first(gy), my.D[1] * second(gy)};
+            if (needs) {
+              const Two old = here.out(i);
+              du[0] = first(old), du[1] = second(old);
+            }
             UNROLL for (int e = 0; e < 2; e++) {
-              const float u_ = e ? second(u[i]) : first(u[i]), gy_ = e ? second(gy[i]) : first(gy[i]);
+              const float u_ = e ? second(u) : first(u), gy_ = e ? second(gy) : first(gy);
               const float grad = C * gy_ + after[e], gs = grad * s[e][i], uB = u_ * B;
               const float kept = h[e][i] - s[e][i] * uB;
               after[e] = a[e][i] * grad;
-              du[e] = gs * B + my.D[e] * gy_;
+              du[e] += gs * B;
               dz_[e][o] = grad * (my.A[e] * kept + uB) * slope(rise[i], e);
               dA[e] += gs * kept, dbias[e] += dz_[e][o];
               if (k == 0) dD[e] += gy_ * u_;
               db_[o] += gs * u_, dc_[o] += gy_ * h[e][i];
             }
-            old[i] = two(first(old[i]) + du[0], second(old[i]) + du[1]);
+            here.out(i) = two(du[0], du[1]);
           }
           split(dz_[0][0], dz_[0][1], dz[half][0]), split(dz_[1][0], dz_[1][1], dz[half][1]);
           split(db_[0], db_[1], db[half]), split(dc_[0], dc_[1], dc[half]);
@@ -166,42 +178,40 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_backward(c
           UNROLL for (int i = 0; i < TERMS; i++)
             UNROLL for (int j = 0; i + j < TERMS; j++)
               if (kt * 8 < R)
-                mma16<M>(c, tz[0][0][i], tz[1][0][i], tz[0][1][i], tz[1][1][i], wT[kt][0][j], wT[kt][1][j]);
+                mma16<M>(c, tz[0][0][i], tz[1][0][i], tz[0][1][i], tz[1][1][i], wT[kt][0][j], wT[kt][1][j], c);
           if (kt == R / 8) UNROLL for (int i = 0; i < TERMS; i++)
-            mma16<M>(c, transposed(db[0][i]), transposed(db[1][i]), transposed(dc[0][i]), transposed(dc[1][i]), sB, sC);
+            mma16<M>(c, transposed(db[0][i]), transposed(db[1][i]), transposed(dc[0][i]), transposed(dc[1][i]), sB, sC,
+                     c);
           const int r = 8 * kt + 2 * q;
-          if (r < RP) {
-            *(float2*)(part + p0 * RP + r) = make_float2(c[0], c[1]);
-            if (S % 2 == 0 || pairs == 0 || !(g & 1)) *(float2*)(part + p1 * RP + r) = make_float2(c[2], c[3]);
-          }
+          *(float2*)(part + p0 * PART_ROW + r) = make_float2(c[0], c[1]);
+          if (S % 2 == 0 || pairs == 0 || !(g & 1)) *(float2*)(part + p1 * PART_ROW + r) = make_float2(c[2], c[3]);
         }
         UNROLL for (int kt = 0; kt < (R + 7) / 8; kt++)
           UNROLL for (int j = 0; j < TERMS; j++) {
             u32 P[4];
             matrices<true>(P, rows + j * PLANE + kt * 8);
             UNROLL for (int i = 0; i + j < TERMS; i++)
-              mma16<M>(dW[kt], dz[0][0][i], dz[0][1][i], dz[1][0][i], dz[1][1][i], P[2 * pairs], P[2 * pairs + 1]);
+              mma16<M>(dW[kt], dz[0][0][i], dz[0][1][i], dz[1][0][i], dz[1][1][i], P[2 * pairs], P[2 * pairs + 1],
+                       dW[kt]);
           }
       }
-      write(out, here, old);
-      if (tie && !me.back) meet();
-      parity ^= 1;
-      if (next_image < me.last) ahead.store(stages + parity * STAGE, me.thread);
-      n = next, image = next_image;
+      flow.leave(n, step++);
+      n = n_next, image = image_next;
     }
-    __syncthreads();
-    add_up(p, me, walk, parts, duty, k);
+    group(me.back);
+    add_up(me, walk, parts, of_image(dP, duty.image, row_bytes), duty);
+    flow.finish(pair, dx, step);
 
-    const i64 group = blockIdx.x;
+    const i64 images_of = blockIdx.x;
     UNROLL for (int kt = 0; kt < KT; kt++) {
       const int r = 8 * kt + 2 * q;
       if (r >= R) continue;
-      float* to = p.dW + ((group * 4 + k) * me.D + me.channel) * R + r;
+      float* to = p.dW + ((images_of * 4 + k) * me.D + me.channel) * R + r;
       *(float2*)to = make_float2(dW[kt][0], dW[kt][1]), *(float2*)(to + R) = make_float2(dW[kt][2], dW[kt][3]);
     }
     UNROLL for (int e = 0; e < 2; e++) {
       dbias[e] = both(dbias[e]), dA[e] = both(dA[e]) * my.A[e], dD[e] = both(dD[e]);
-      float* to = p.sums + (group * 12 + k) * me.D + me.channel + e;
+      float* to = p.sums + (images_of * 12 + k) * me.D + me.channel + e;
       if (q == 0) to[0] = dbias[e], to[4 * me.D] = dA[e], to[8 * me.D] = dD[e];
     }
   }

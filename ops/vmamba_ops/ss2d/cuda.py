@@ -55,29 +55,29 @@ class _Launch:
 
 
 @cache
-def _processor(device: int) -> tuple[str, int]:
-    """The architecture and the number of multiprocessors."""
+def _processor(device: int) -> tuple[str, int, int]:
+    """The architecture, the number of multiprocessors, and the bytes of shared memory that a block may have."""
     found = torch.cuda.get_device_properties(device)
     if found.major < 8:
         raise RuntimeError(
             f"cuda:{device} ({found.name}) has compute capability {found.major}.{found.minor}; the fused SS2D takes "
             "8.0 and newer; use backend=composed"
         )
-    return f"sm_{found.major}{found.minor}", found.multi_processor_count
+    return f"sm_{found.major}{found.minor}", found.multi_processor_count, found.shared_memory_per_block_optin
 
 
 @cache
 def _launch(direction: str, device: int, shape: tuple[int, ...], dtype: torch.dtype, rank: int) -> _Launch:
     images, height, width, dim = shape
-    arch, processors = _processor(device)
-    plan = plans.plan(direction, _NAMES[dtype], rank, height, width, dim)
-    split, per = plan.spread(images, dim, processors)
+    arch, processors, room = _processor(device)
+    plan = plans.plan(direction, _NAMES[dtype], rank, height, width, dim, room)
+    split, per = plan.spread(images, dim, processors, room)
     blocks, groups = dim // (plans.WIDTH * plan.warps), -(-images // per)
     tiles, magic = -(-height * width // plan.tile), -(-(1 << 32) // height) & 0xFFFFFFFF
     with torch.cuda.device(device):
         kernel = nvrtc.Kernel(plans.source(direction), "ss2d", plan.macros(), arch, f"ss2d_{direction}", device)
     sizes = (images, height, width, dim, tiles, magic, split, per, blocks)
-    return _Launch(kernel, (groups, blocks * split), plan.threads, plan.shared, split, groups, blocks, sizes)
+    return _Launch(kernel, (groups, blocks * split), plan.threads, plan.shared(per), split, groups, blocks, sizes)
 
 
 def _total(parts: Tensor) -> Tensor:
@@ -158,13 +158,12 @@ def ss2d(x_BHWD, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds) -> T
     D, rank = dt_projs_weight.shape[1:]
     if x_BHWD.is_cuda and torch.is_autocast_enabled("cuda"):
         x_BHWD = x_BHWD.to(torch.get_autocast_dtype("cuda"))
-    if rank % 2:  # the kernel reads pairs: a column of zeros after dt's
-        x_proj_weight = torch.cat(
-            [x_proj_weight[:, :rank], x_proj_weight.new_zeros(K, 1, D), x_proj_weight[:, rank:]], 1
-        )
-        dt_projs_weight = torch.nn.functional.pad(dt_projs_weight, (0, 1))
+    odd, even = rank % 2, rank + rank % 2  # the kernel reads pairs: a column of zeros after an odd number of dt's
+    zeros = x_proj_weight.new_zeros(K, plans.padded(even) - 2 - rank, D)
+    parts = x_proj_weight[:, :rank], zeros[:, :odd], x_proj_weight[:, rank:], zeros[:, odd:]
+    dt_projs_weight = torch.nn.functional.pad(dt_projs_weight, (0, odd)) if odd else dt_projs_weight
     x_BHWD = x_BHWD.contiguous()
-    rows = torch.nn.functional.linear(x_BHWD, x_proj_weight.flatten(0, 1).to(x_BHWD.dtype))
+    rows = torch.nn.functional.linear(x_BHWD, torch.cat(parts, 1).flatten(0, 1).to(x_BHWD.dtype))
     own = (dt_projs_weight, dt_projs_bias, A_logs.view(K, D), Ds.view(K, D))
     own = [t.float().contiguous() for t in own]
     if x_BHWD.is_cuda and plain(x_BHWD, rows, *own):

@@ -1,51 +1,38 @@
-// The forward kernel; follows ss2d.cu. Shared memory: for each of the two routes two stages of P.
+// The forward kernel; follows maps.cu. Shared memory: for each of the two routes two stages of P, the counters, the
+// maps.
 extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_forward(const __grid_constant__ Problem p) {
   extern __shared__ __align__(16) char memory[];
   const Place me(p);
-  const int N = me.tiles, q = me.q;
-  const i64 LD = (i64)me.L * me.D, LP = (i64)me.L * (4 * RP);
-  u16* stages = (u16*)memory + me.back * 2 * STAGE;
-  clear(memory, 4 * STAGE * 2);
+  const int N = me.tiles, q = me.q, images = (int)(me.last - me.first);
+  clear(memory, STAGES + COUNTERS);
+  Flow<1> flow(p, me, memory, memory + STAGES + COUNTERS);
+  __syncthreads();
 
+  int step = 0;
   for (int pair = me.pair; pair < me.pairs; pair++) {
     const int k = pair + 2 * me.back;
     const Walk walk(me, pair, (u32)p.magic);
     Route my;
     my.load(p, me, k);
-    const Raw* x = p.x;
-    Raw* y = p.y + (p.split == 2 ? pair * p.images * LD : 0);
-    float carry[2];
-    Staged ahead;
-    Two x_ahead[S];
-    ahead.load(p.P + me.first * LP, walk, me.back ? N - 1 : 0, me.thread, k);
-    read(x + me.first * LD, Spots(walk, me.back ? N - 1 : 0, me), x_ahead);
-    __syncthreads();  // the stages are cleared, or nobody reads them any more
-    ahead.store(stages, me.thread);
-    int n = 0, parity = 0;
+    Raw* y = p.y + (p.split == 2 ? pair * p.images * me.L * me.D : 0);
+    float* states = p.states + (me.first * 4 + k) * N * me.D + me.channel;
+    float carry[2] = {0.f, 0.f};
+    flow.start(walk, pair, y, me.back ? N - 1 : 0, step);
+    int n = 0;
 #pragma unroll 1
-    for (i64 image = me.first; image < me.last;) {
-      const int tile = me.back ? N - 1 - n : n, next = n + 1 < N ? n + 1 : 0;
-      const i64 next_image = image + (next == 0);
-      const bool more = next_image < me.last;
-      __syncthreads();
-      if (n == 0) carry[0] = carry[1] = 0.f;
-      const Spots here(walk, tile, me);
-      Two u[S], old[S];
-      UNROLL for (int i = 0; i < S; i++) u[i] = x_ahead[i], old[i] = nothing();
-      const int next_tile = me.back ? N - 1 - next : next;
-      if (more) {
-        ahead.load(p.P + next_image * LP, walk, next_tile, me.thread, k);
-        read(x + next_image * LD, Spots(walk, next_tile, me), x_ahead);
-      }
-      // the two routes meet in the middle of the map, in one tile if there is a middle one
-      const bool tie = 2 * n == N - 1, add = (pair > me.pair) || 2 * n > N - 1 || (tie && me.back);
-      Raw* out = y + image * LD;
-      if (add && !(tie && me.back)) read(out, here, old);
+    for (int image = 0; image < images;) {
+      const int n_next = n + 1 < N ? n + 1 : 0, image_next = image + (n_next == 0);
+      const int needs = flow.needs(n, step);
+      const Tile here = flow.enter(walk, image, me.back ? N - 1 - n : n, n, step, needs);
+      if (image_next < images) flow.fetch(walk, image_next, me.back ? N - 1 - n_next : n_next, step + 1);
+      commit();
 
       float z[NT][4], bc[NT][4], h[2][S];
-      project(my, row_of(stages + parity * STAGE, me.lane), q, z, bc);
+      Two u[S];
+      UNROLL for (int i = 0; i < S; i++) u[i] = here.x(i);
+      project(my, row_of(flow.rows.stage(step), me.lane), q, z, bc);
       if (p.states && q == 0)
-        *(float2*)(p.states + ((image * 4 + k) * N + n) * me.D + me.channel) = make_float2(carry[0], carry[1]);
+        *(float2*)(states + (i64)(image * 4 * N + n) * me.D) = make_float2(carry[0], carry[1]);
       UNROLL for (int e = 0; e < 2; e++) {
         float a[S], b[S], product = 1.f, local = q == 0 ? carry[e] : 0.f;
         UNROLL for (int i = 0; i < S; i++) {
@@ -59,20 +46,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_forward(co
         float state = compose_up(product, local, carry[e], q);
         UNROLL for (int i = 0; i < S; i++) h[e][i] = state = a[i] * state + b[i];
       }
-      if (tie && me.back) {
-        meet();
-        read(out, here, old);
+      if (n_next == 0) carry[0] = carry[1] = 0.f;
+
+      float sum[2][S];
+      if (needs) {
+        flow.settle(needs);
+        UNROLL for (int i = 0; i < S; i++) sum[0][i] = first(here.out(i)), sum[1][i] = second(here.out(i));
+      } else {
+        UNROLL for (int i = 0; i < S; i++) sum[0][i] = my.D[0] * first(u[i]), sum[1][i] = my.D[1] * second(u[i]);
       }
       UNROLL for (int i = 0; i < S; i++) {
         const float C = bc[i / 2][2 + i % 2];
-        old[i] = two(first(old[i]) + C * h[0][i] + my.D[0] * first(u[i]),
-                     second(old[i]) + C * h[1][i] + my.D[1] * second(u[i]));
+        here.out(i) = two(sum[0][i] + C * h[0][i], sum[1][i] + C * h[1][i]);
       }
-      write(out, here, old);
-      if (tie && !me.back) meet();
-      parity ^= 1;
-      if (more) ahead.store(stages + parity * STAGE, me.thread);
-      n = next, image = next_image;
+      flow.leave(n, step++);
+      n = n_next, image = image_next;
     }
+    flow.finish(pair, y, step);
   }
 }

@@ -30,24 +30,29 @@ template <int T> DI float high(u32 v) {
   return x;
 }
 
-// c (16 x 8, float) += a (16 x 8 or 16 x 16) b; fragments as PTX lays them out for mma.m16n8k8 and m16n8k16.
-template <int T> DI void mma8(float (&c)[4], u32 a0, u32 a1, u32 b0) {
+// d = c + a b (c and d 16 x 8, float; a 16 x 8 or 16 x 16); fragments as PTX lays them out for mma.m16n8k8 and
+// m16n8k16.
+template <int T> DI void mma8(float (&d)[4], u32 a0, u32 a1, u32 b0, const float* c) {
   if (T == F16)
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(b0));
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %8, %9, %10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a0), "r"(a1), "r"(b0), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
   else
-    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a0), "r"(a1), "r"(b0));
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%7, %8, %9, %10};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a0), "r"(a1), "r"(b0), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
-template <int T> DI void mma16(float (&c)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1) {
+template <int T> DI void mma16(float (&d)[4], u32 a0, u32 a1, u32 a2, u32 a3, u32 b0, u32 b1, const float* c) {
   if (T == F16)
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
   else
-    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%10, %11, %12, %13};"
+        : "=f"(d[0]), "=f"(d[1]), "=f"(d[2]), "=f"(d[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "f"(c[0]), "f"(c[1]), "f"(c[2]), "f"(c[3]));
 }
 // An 8 x 8 block of 16-bit numbers, a row in four lanes, transposed.
 DI u32 transposed(u32 v) {
@@ -69,5 +74,24 @@ template <bool TRANSPOSED> DI void matrices(u32 (&v)[4], const void* row) {
 DI float up(float v, int d) { return __shfl_up_sync(~0u, v, d, 4); }
 DI float down(float v, int d) { return __shfl_down_sync(~0u, v, d, 4); }
 DI float of(float v, int from) { return __shfl_sync(~0u, v, from, 4); }
-// Like __syncthreads, but warps may arrive at it from different places.
-DI void meet() { asm volatile("bar.sync 1, %0;" :: "n"(THREADS) : "memory"); }
+// Copies to shared memory that go on beside the program: 16 bytes, zeros if not `on`. `wait<N>` lets the last N
+// of what `commit` closed go on.
+DI void copy16(void* to, const void* from, bool on) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
+               :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(on ? 16 : 0) : "memory");
+}
+DI void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int N> DI void wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
+// A barrier of the warps of one route; counters in shared memory that tell the block what a thread has written.
+DI void group(int which) { asm volatile("bar.sync %0, %1;" :: "r"(which + 1), "n"(THREADS / 2) : "memory"); }
+DI void publish(int* counter, int value) {
+  asm volatile("fence.acq_rel.cta; st.volatile.shared.u32 [%0], %1;"
+               :: "r"((u32)__cvta_generic_to_shared(counter)), "r"(value) : "memory");
+}
+DI bool reached(const int* counter, int value) {  // by all that the warp's lanes look at
+  int now;
+  asm volatile("ld.volatile.shared.u32 %0, [%1]; fence.acq_rel.cta;"
+               : "=r"(now) : "r"((u32)__cvta_generic_to_shared(counter)) : "memory");
+  return __all_sync(~0u, now >= value);
+}
+DI void pause() {}

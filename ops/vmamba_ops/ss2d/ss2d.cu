@@ -1,24 +1,31 @@
 // The four-route scan of SS2D with one state a channel, forward and backward, for NVRTC: no header. It follows ptx.cu
-// in the source text and is followed by forward.cu or backward.cu. Formulas and layouts: __init__.py and naive.py.
+// in the source text and is followed by maps.cu and forward.cu or backward.cu. Formulas and layouts: __init__.py and
+// naive.py.
 //
 // A warp walks a route over 16 channels in tiles of TILE = 4 S positions. Its lanes are the 8 x 4 grid of an mma result
 // with channels as rows and positions as columns: lane (g, q) holds channels 2g and 2g + 1 of S consecutive positions,
 // so that a scan is S steps in a thread and two shuffles. The columns of mma number t are positions S (c / 2) + 2t +
-// c % 2. dt comes out of the tensor cores as weights x rows of P; a second mma with 1s in column R (R + 1) spreads B (C).
+// c % 2. dt comes out of the tensor cores as weights x rows of P; a second mma with 1s in column R (R + 1) spreads B
+// (C).
 //
 // A block has CW channel warps of a route and CW of the same route backwards, which start at the two ends of the map:
-// the first to come to a tile writes the output, the second, a barrier or more later, adds to it. Blocks walk the
-// rows, then the columns (SPLIT blocks do one of the two each). Tiles are cut alike for both directions; what lies
-// past the map's end reads as 0. Every sum has a fixed order.
+// the first to come to a tile writes the output, the second adds to it. Blocks walk the rows, then the columns (SPLIT
+// blocks do one of the two each). Tiles are cut alike for both directions; what lies past the map's end reads as 0. How
+// maps come to shared memory, and who waits for whom: maps.cu. Every sum has a fixed order.
 //
-// Macros: IN (0 float, 1 half, 2 bfloat16); R, rank of dt, even; S, 7 or 8; CW; MINBLOCKS; WRAP: S positions of a lane
-// may cross the end of a line or of the map.
-constexpr int TILE = 4 * S, RP = R + 2, KT = (RP + 7) / 8, PITCH = 8 * (KT | 1), NT = 4;
+// Macros: IN (0 float, 1 half, 2 bfloat16); R, rank of dt, even; S, 7 or 8; CW; MINBLOCKS; RESIDENT; WRAP: S positions
+// of a lane may cross the end of a line or of the map.
+constexpr int TILE = 4 * S, KT = (R + 2 + 7) / 8, RQ = 8 * KT, PITCH = 8 * (KT | 1), NT = 4;  // RQ: a row of P, padded
 constexpr int M = IN == F16 ? F16 : BF16;  // what the tensor cores read; float is split into three bfloat16
 constexpr int TERMS = IN == F32 ? 3 : 1;
-constexpr int PLANE = (TILE + 1) * PITCH, STAGE = TERMS * PLANE;  // numbers in shared memory: a tile of P of a route
-constexpr int HALF = CW * 32, WORDS = TILE * RP / 2, PER = (WORDS + HALF - 1) / HALF;
+constexpr int PLANE = (TILE + S % 2) * PITCH, STAGE = TERMS * PLANE;  // numbers: a tile of P of a route
+constexpr int HALF = CW * 32;
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
+// A warp's 16 channels of a position, in bytes. In a tile, SKEW keeps the four lanes q on banks of their own; in a
+// whole map, x, dy and the output of a position are neighbours, of which three are never a multiple of all banks.
+constexpr int ROW = 16 * (IN == 0 ? 4 : 2), SKEW = S % 2 ? 0 : 32, MAP = 4 * (S * ROW + SKEW), CELL = 3 * ROW;
+constexpr int SIDE = ROW / 16 * CW, PIECES = TILE * SIDE, COPIES = (PIECES + HALF - 1) / HALF;  // 16-byte pieces
+constexpr int STAGES = (4 * STAGE * 2 + 15) / 16 * 16, COUNTERS = (2 * CW * 4 + 15) / 16 * 16;  // bytes
 static_assert(THREADS == 2 * HALF && R % 2 == 0, "a block is two routes of CW warps; R is even");
 
 #if IN == 0
@@ -58,6 +65,7 @@ DI void split(float a, float b, u32 (&out)[TERMS]) {
 // Where a thread is and what it walks.
 struct Place {
   int lane, g, q, warp, back, thread, channel, block, H, W, L, D, tiles;
+  u32 word;  // where in a tile in shared memory the lane's channels at its first position are
   i64 first, last;  // images
   int pair, pairs;
   DI Place(const Problem& p) {
@@ -67,93 +75,36 @@ struct Place {
     block = (int)(blockIdx.y % (u32)p.blocks);
     channel = (block * CW + warp) * 16 + 2 * g;
     H = (int)p.height, W = (int)p.width, L = H * W, D = (int)p.dim, tiles = (int)p.tiles;
+    word = q * (S * ROW + SKEW) + g * 2 * (u32)sizeof(Raw);
     first = (i64)blockIdx.x * p.per, last = first + p.per < p.images ? first + p.per : p.images;
     pair = p.split == 2 ? blockIdx.y / (u32)p.blocks : 0, pairs = p.split == 2 ? pair + 1 : 2;
   }
 };
 
-// The lines of a route: rows, or columns (a map of one row has the same of both).
+// The lines of a route: rows, or columns. Number c along the lines is number c % line of line c / line; rows are one
+// line that never ends.
 struct Walk {
-  int H, W, L, D;
-  u32 magic;
-  bool column, back;
-  DI Walk(const Place& me, int pair, u32 magic_)
-      : H(me.H), W(me.W), L(me.L), D(me.D), magic(magic_), column(pair == 1 && me.H > 1), back(me.back) {}
-  DI int at(int c) const {  // the position in memory of number c along the lines
-    if (!column) return c;
-    const int line = (int)__umulhi((u32)c, magic);
-    return (c - line * H) * W + line;
+  u32 line, step, magic, L, D;
+  bool back;
+  DI Walk(const Place& me, int pair, u32 magic_) : L(me.L), D(me.D), back(me.back) {
+    const bool column = pair == 1 && me.H > 1;
+    line = me.H, step = column ? me.W : 1, magic = column ? magic_ : 0;
   }
-};
-
-// A lane's S positions of a tile, in the order of the walk: the bytes from an image's start to its two channels there,
-// and which are there. Offsets of 32 bits beside a base that is the same for all threads cost half of 64-bit addresses.
-struct Spots {
-  u32 at[S];
-  u32 live;
-  DI Spots(const Walk& w, int tile, const Place& me) {
-    const int q = me.q, size = w.D * (int)sizeof(Raw);
-    const u32 channel = me.channel * (u32)sizeof(Raw);
-    const int start = tile * TILE + (w.back ? (3 - q) * S + S - 1 : q * S), way = w.back ? -1 : 1;
-    if (WRAP) {
-      live = 0;
-      UNROLL for (int i = 0; i < S; i++) {
-        const int c = start + way * i;
-        live |= (u32)(c < w.L) << i;
-        at[i] = channel + (u32)w.at(c < w.L ? c : w.L - 1) * size;
-      }
-    } else {
-      live = start < w.L ? ~0u : 0u;
-      const u32 step = (u32)(way * (w.column ? w.W : 1) * size), from = channel + (u32)w.at(start) * size;
-      UNROLL for (int i = 0; i < S; i++) at[i] = from + i * step;
-    }
-  }
-  DI bool on(int i) const { return WRAP ? live >> i & 1 : live != 0; }
-};
-DI void read(const Raw* from, const Spots& s, Two (&v)[S]) {
-  UNROLL for (int i = 0; i < S; i++) v[i] = s.on(i) ? *(const Two*)((const char*)from + s.at[i]) : nothing();
-}
-DI void write(Raw* to, const Spots& s, const Two (&v)[S]) {
-  UNROLL for (int i = 0; i < S; i++)
-    if (s.on(i)) *(Two*)((char*)to + s.at[i]) = v[i];
-}
-
-// A route's part of a tile of P on its way to shared memory, rows in the order of the walk.
-struct Staged {
-  Two v[PER];
-  DI void load(const Raw* P, const Walk& w, int tile, int thread, int route) {
-    UNROLL for (int n = 0; n < PER; n++) {
-      const int word = thread + n * HALF, row = word / (RP / 2);
-      const int c = tile * TILE + (w.back ? TILE - 1 - row : row);
-      const bool on = word < WORDS && c < w.L;
-      v[n] = on ? *(const Two*)(P + (i64)w.at(c) * (4 * RP) + route * RP + word % (RP / 2) * 2) : nothing();
-    }
-  }
-  DI void store(u16* stage, int thread) const {
-    UNROLL for (int n = 0; n < PER; n++) {
-      const int word = thread + n * HALF;
-      if (word >= WORDS) continue;
-      u16* to = stage + word / (RP / 2) * PITCH + word % (RP / 2) * 2;
-#if IN == 0
-      u32 terms[TERMS];
-      split(v[n].x, v[n].y, terms);
-      UNROLL for (int k = 0; k < TERMS; k++) *(u32*)(to + k * PLANE) = terms[k];
-#else
-      *(u32*)to = v[n];
-#endif
-    }
+  DI u32 at(u32 c) const {  // its position in memory
+    const u32 number = __umulhi(c, magic);
+    return (c - number * line) * step + number;
   }
 };
 
 // A warp's constants of one route; z comes out in units of log 2.
 struct Route {
   u32 w[KT][2][TERMS];
-  float bias[2], A[2], D[2];
+  float bias[2], A[2], D[2];  // D: the sum over the routes, added by who comes to a position first
   DI void load(const Problem& p, const Place& me, int k) {
     UNROLL for (int e = 0; e < 2; e++) {
       const int c = me.channel + e;
       bias[e] = p.bias[k * me.D + c] * LOG2E, A[e] = -exp2_(p.A_logs[k * me.D + c] * LOG2E);
-      D[e] = k ? 0.f : p.Ds[c] + p.Ds[me.D + c] + p.Ds[2 * me.D + c] + p.Ds[3 * me.D + c];
+      D[e] = k & 1 ? 0.f : p.Ds[c] + p.Ds[me.D + c] + p.Ds[2 * me.D + c] + p.Ds[3 * me.D + c];
       UNROLL for (int kt = 0; kt < KT; kt++) {
         const int r = 8 * kt + 2 * me.q;
         const float* row = p.W + (i64)(k * me.D + c) * R + r;
@@ -170,8 +121,7 @@ DI const u16* row_of(const u16* stage, int lane) {  // where lane reads its row 
 // z[t][2e + o]: channel e, position 2t + o of the lane; bc[t][o] is B there, bc[t][2 + o] is C.
 DI void project(const Route& my, const u16* row, int q, float (&z)[NT][4], float (&bc)[NT][4]) {
   const u32 eB = q == R % 8 / 2 ? pack<M>(1.f, 0.f) : 0u, eC = q == R % 8 / 2 ? pack<M>(0.f, 1.f) : 0u;
-  UNROLL for (int t = 0; t < NT; t++)
-    UNROLL for (int j = 0; j < 4; j++) z[t][j] = my.bias[j / 2], bc[t][j] = 0.f;
+  const float bias[4] = {my.bias[0], my.bias[0], my.bias[1], my.bias[1]}, zero[4] = {0.f, 0.f, 0.f, 0.f};
   UNROLL for (int kt = 0; kt < KT; kt += 2) {
     UNROLL for (int term = 0; term < TERMS; term++) {
       u32 b0[4], b1[4];
@@ -181,11 +131,12 @@ DI void project(const Route& my, const u16* row, int q, float (&z)[NT][4], float
         UNROLL for (int other = 0; other + term < TERMS; other++) {
           const u32(&w0)[2][TERMS] = my.w[kt];
           const u32(&w1)[2][TERMS] = my.w[kt + 1 < KT ? kt + 1 : kt];
-          if (kt + 1 < KT) mma16<M>(z[t], w0[0][other], w0[1][other], w1[0][other], w1[1][other], b0[t], b1[t]);
-          else mma8<M>(z[t], w0[0][other], w0[1][other], b0[t]);
+          const float* c = kt + term + other ? z[t] : bias;
+          if (kt + 1 < KT) mma16<M>(z[t], w0[0][other], w0[1][other], w1[0][other], w1[1][other], b0[t], b1[t], c);
+          else mma8<M>(z[t], w0[0][other], w0[1][other], b0[t], c);
         }
-        if (kt == R / 8) mma8<M>(bc[t], eB, eC, b0[t]);
-        if (kt + 1 == R / 8) mma8<M>(bc[t], eB, eC, b1[t]);
+        if (kt == R / 8) mma8<M>(bc[t], eB, eC, b0[t], term ? bc[t] : zero);
+        if (kt + 1 == R / 8) mma8<M>(bc[t], eB, eC, b1[t], term ? bc[t] : zero);
       }
     }
   }
@@ -193,13 +144,13 @@ DI void project(const Route& my, const u16* row, int q, float (&z)[NT][4], float
 
 // softplus of z ln 2, over ln 2. Its error is absolute, 2e-7; float takes the series 2 atanh(t / (2 + t)) for small t.
 DI float softplus(float z) {
-  const float t = exp2_(fminf(z, 126.f));
+  const float t = exp2_(-fabsf(z));
   float s = log2_(1.f + t);
   if (IN == F32) {
     const float r = t * inverse(2.f + t), r2 = r * r;
     s = t < 0.25f ? 2.f * LOG2E * r * (1.f + r2 * (0.33333333f + r2 * (0.2f + r2 * 0.14285714f))) : s;
   }
-  return fmaxf(z, s);
+  return fmaxf(z, 0.f) + s;
 }
 
 // Composes the maps h -> a h + b of the four lanes q, the first lane's b holding `carry`; gives the state before this
@@ -225,3 +176,66 @@ DI float compose_down(float a, float b, float& carry, int q) {
 DI void clear(char* memory, int bytes) {
   for (int i = threadIdx.x * 4; i < bytes; i += THREADS * 4) *(u32*)(memory + i) = 0u;
 }
+
+// What a number of bytes an image, from the first image on, has for an image.
+template <class T> DI T* of_image(T* from, int image, u32 bytes) {
+  return (T*)((const char*)from + (unsigned long long)bytes * (u32)image);
+}
+
+// A route's part of a tile of P on its way to shared memory, rows in the order of the walk. 16-bit numbers go there by
+// themselves, WIDE at a time; float is split on the way, so that it needs `store`.
+constexpr int WIDE = IN == 0 ? 2 : 8, PARCELS = TILE * RQ / WIDE, SHARE = (PARCELS + HALF - 1) / HALF;
+struct Staged {
+#if IN == 0
+  Two v[SHARE];
+#endif
+  DI void load(const Raw* P, u16* stage, const Walk& w, int tile, int thread, int route) {
+    UNROLL for (int n = 0; n < SHARE; n++) {
+      const u32 parcel = thread + n * HALF, row = parcel / (RQ / WIDE), column = parcel % (RQ / WIDE) * WIDE;
+      const u32 c = tile * TILE + (w.back ? TILE - 1 - row : row);
+      if (parcel >= PARCELS) continue;
+      const Raw* from = P + (w.at(c) * (4 * RQ) + route * RQ + column);
+#if IN == 0
+      v[n] = c < w.L ? *(const Two*)from : nothing();
+#else
+      copy16(stage + row * PITCH + column, from, c < w.L);
+#endif
+    }
+  }
+  DI void store(u16* stage, int thread) const {
+#if IN == 0
+    UNROLL for (int n = 0; n < SHARE; n++) {
+      const int parcel = thread + n * HALF;
+      if (parcel >= PARCELS) continue;
+      u16* to = stage + parcel / (RQ / 2) * PITCH + parcel % (RQ / 2) * 2;
+      u32 terms[TERMS];
+      split(v[n].x, v[n].y, terms);
+      UNROLL for (int k = 0; k < TERMS; k++) *(u32*)(to + k * PLANE) = terms[k];
+    }
+#endif
+  }
+};
+
+// Rows of P of a route, a tile at a time, in turn to two places.
+struct Rows {
+  const Place& me;
+  u16* stages;
+  const Raw* P;
+  u32 bytes;
+  int route;
+  Staged staged;
+  DI Rows(const Problem& p, const Place& me_, char* memory) : me(me_), stages((u16*)memory + me_.back * 2 * STAGE) {
+    P = p.P + me.first * me.L * (4 * RQ), bytes = me.L * 4 * RQ * (u32)sizeof(Raw);
+  }
+  DI u16* stage(int step) const { return stages + (step & 1) * STAGE; }
+  DI void fetch(const Walk& walk, int image, int tile, int step) {
+    staged.load(of_image(P, image, bytes), stage(step), walk, tile, me.thread, route);
+  }
+  DI void store(int step) const { staged.store(stage(step), me.thread); }
+  DI void start(const Walk& walk, int pair, int tile, int step) {
+    route = pair + 2 * me.back;
+    fetch(walk, 0, tile, step);
+    commit();
+    store(step);
+  }
+};
