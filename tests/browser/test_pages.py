@@ -51,9 +51,8 @@ def test_the_experiment_page_shows_the_points_and_the_columns_best_first(site, t
         assert text.evaluate("e => e.scrollWidth <= e.clientWidth + 1"), f"{name} is cut off"
     names = page.get_by_role("link", name="norm=")
     expect(names).to_have_count(4)
-    assert sorted(link.inner_text() for link in names.all()) == [
-        *("0 norm=ln seed=0", "1 norm=ln seed=1", "2 norm=bn seed=0", "3 norm=bn seed=1"),
-    ]
+    shown = sorted(link.inner_text() for link in names.all())
+    assert shown == ["0 norm=ln seed=0", "1 norm=ln seed=1", "2 norm=bn seed=0", "3 norm=bn seed=1"]
     scores = [float(row.locator(f"[col-id='{COLUMNS[0]}']").inner_text()) for row in rows.all()]
     assert scores == sorted(scores, reverse=True)
 
