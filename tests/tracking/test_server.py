@@ -132,10 +132,8 @@ def test_server_killed_in_mid_training_loses_nothing_and_blocks_nothing(server, 
     rows, told, folder = outage.run(tmp_path, server, 3.0)
     assert told.well and told.values > 100, told
     assert [row["part"] for row in rows] == ["before", "during", "after", "all"]
-    spent = rows[-1]["recording, mean (ms a step)"]
-    assert spent < 0.01 * rows[-1]["step, median (ms)"], rows
-    log = folder.log.read_text()
-    assert log.count("training goes on, the records wait in the run folder") == 1
+    assert rows[1]["recording (% of the time)"] < 1.0, rows
+    assert "training goes on, the records wait in the run folder" in folder.log.read_text()
     assert read_json(folder.mlflow)["delivered"] and not files_with_secrets(tmp_path, server.folder)
 
 
