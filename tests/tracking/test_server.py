@@ -46,7 +46,8 @@ def files_with_secrets(*roots: Path) -> list[Path]:
 def train(cwd: Path, *words: str) -> subprocess.Popen:
     cwd.mkdir()
     command = [sys.executable, "-m", "vmamba.run", *RUN, *words]
-    return subprocess.Popen(command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # two at once
+    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def trained(process: subprocess.Popen, cwd: Path) -> tuple[RunFolder, str]:
@@ -129,7 +130,7 @@ def test_what_a_user_may_not_do_says_whom_to_ask(server, ann):
 
 
 def test_server_killed_in_mid_training_loses_nothing_and_blocks_nothing(server, ann, tmp_path):
-    rows, told, folder = outage.run(tmp_path, server, 3.0)
+    rows, told, folder = outage.run(tmp_path, server, 3.0, OMP_NUM_THREADS="1")
     assert told.well and told.values > 100, told
     assert [row["part"] for row in rows] == ["before", "during", "after", "all"]
     assert rows[1]["recording (% of the time)"] < 1.0, rows
