@@ -1,11 +1,13 @@
 """The benchmarks run, in their small form, and say what they measured."""
 
 import csv
+import os
+import signal
 
 import pytest
 import torch
 
-from vmamba.bench import report
+from vmamba.bench import report, speed_history
 from vmamba.bench.__main__ import main
 from vmamba.bench.engine import covered
 from vmamba.bench.speed_history import MODEL, build, steps
@@ -101,3 +103,17 @@ def test_engine_small_form(tmp_path):
 
 def test_time_in_which_something_ran():
     assert covered([(5, 6), (0, 2), (1, 3), (1, 2), (3, 4)]) == (5, 6)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_rows_measured_before_a_signal_are_kept(number, tmp_path, capsys, monkeypatch):
+    def rows():
+        yield {"step": "first", "s_per_iter": 1.0}
+        os.kill(os.getpid(), number)
+        yield {"step": "second", "s_per_iter": 2.0}
+
+    monkeypatch.setattr(speed_history, "run", lambda device, small: (rows(), {"batch": 2}))
+    assert main(["speed_history", "--small", "--device", "cpu", "--out", str(tmp_path)]) == 130
+    assert [row["step"] for row in report.read(next(tmp_path.glob("*.csv")))] == ["first"]
+    assert "stopped after 1 rows" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

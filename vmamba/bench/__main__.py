@@ -45,10 +45,15 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         options = {name: getattr(given, name) for name in OPTIONS.get(given.what, ())}
-        rows, conditions = import_module(MODULES[given.what]).run(device, given.small, **options)
+        coming, conditions = import_module(MODULES[given.what]).run(device, given.small, **options)
+        rows, stopped = report.collect(coming)
     except UserError as mistake:
         print(f"vmamba bench: {mistake}", file=sys.stderr)
         return 2
+    if stopped:
+        print(f"vmamba bench: stopped after {len(rows)} rows", file=sys.stderr)
+    if not rows:
+        return 130
     conditions = {"card": card(device), "small": given.small} | conditions
     report.show(rows)
     path = report.save(given.what, card(device), rows, given.out, conditions, given.add)
@@ -58,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if given.mlflow:
         report.to_mlflow(given.what, rows, conditions, written, given.mlflow)
         print(f"recorded in {given.mlflow}")
-    return 0
+    return 130 if stopped else 0
 
 
 def _parser() -> Parser:

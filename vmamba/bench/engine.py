@@ -9,6 +9,7 @@ alone. ``idle_%`` is the share of that time in which none ran.
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,7 +27,9 @@ from vmamba.tracking.folder import RunFolder
 WARM_UP, STEPS, PROFILED = 20, 60, 10
 
 
-def run(device: torch.device, small: bool, modes: str = "", dtype: str = "bf16", scan: str = "auto") -> tuple:
+def run(
+    device: torch.device, small: bool, modes: str = "", dtype: str = "bf16", scan: str = "auto"
+) -> tuple[Iterator[Row], Row]:
     """The rows, and the conditions they share.
 
     Args:
@@ -38,7 +41,7 @@ def run(device: torch.device, small: bool, modes: str = "", dtype: str = "bf16",
     kinds = chosen("--modes", modes, ("eager",) if small else MODES, MODES)
     sizes = ["model=nano", "data.img_size=32", "recipe.batch_size=2"] if small else ["model=tiny"]
     dtype = "fp32" if small else dtype
-    rows = [_row(kind, [*sizes, f"precision={dtype}", f"scan={scan}"], device, small) for kind in kinds]
+    rows = (_row(kind, [*sizes, f"precision={dtype}", f"scan={scan}"], device, small) for kind in kinds)
     return rows, {"data": "synthetic", "amp": dtype, "scan": scan, "layout": "the model's own"}
 
 

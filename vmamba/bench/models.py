@@ -1,5 +1,7 @@
 """Throughput, memory, parameters and FLOPs of whole models, eager and compiled: ours, and timm's to compare with."""
 
+from collections.abc import Iterator
+
 import torch
 
 from vmamba.bench.report import Row
@@ -18,7 +20,7 @@ def run(
     dtype: str = "bf16",
     scan: str = "auto",
     workers: int | None = None,
-) -> tuple[list[Row], Row]:
+) -> tuple[Iterator[Row], Row]:
     """The rows, and the conditions they share.
 
     Args:

@@ -2,7 +2,9 @@
 
 import csv
 import datetime
+import signal
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,20 @@ from typing import Any
 from vmamba.tracking import store
 
 Row = dict[str, Any]
+
+
+def collect(coming: Iterable[Row]) -> tuple[list[Row], bool]:
+    """The rows, and whether a Ctrl-C or SIGTERM came between them: what was measured by then is not lost."""
+    rows: list[Row] = []
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        for row in coming:
+            rows.append(row)
+    except KeyboardInterrupt:
+        return rows, True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return rows, False
 
 
 def show(rows: list[Row]) -> None:

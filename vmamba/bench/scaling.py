@@ -4,6 +4,8 @@ The batch is 128 at 224 and shrinks with the area, so every row is about the sam
 linear in the pixels.
 """
 
+from collections.abc import Iterator
+
 import torch
 
 from vmamba.bench.report import Row
@@ -23,7 +25,7 @@ def run(
     dtype: str = "bf16",
     scan: str = "auto",
     workers: int | None = None,
-) -> tuple[list[Row], Row]:
+) -> tuple[Iterator[Row], Row]:
     """The rows, and the conditions they share; the arguments are those of ``models``. Default mode: eager.
 
     ``Mpixels_per_s`` is images a second times the pixels of one, in millions.
@@ -38,8 +40,8 @@ def run(
         for name in names
         for side in sides
     ]
-    rows = measured(jobs, workers)
-    for row in rows:
-        speed = row["images_per_s"]
-        row["Mpixels_per_s"] = speed * row["size"] ** 2 / 1e6 if speed else None
-    return rows, conditions(device)
+    return (row | {"Mpixels_per_s": _pixels(row)} for row in measured(jobs, workers)), conditions(device)
+
+
+def _pixels(row: Row) -> float | None:
+    return row["images_per_s"] * row["size"] ** 2 / 1e6 if row["images_per_s"] else None

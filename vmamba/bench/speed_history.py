@@ -9,6 +9,7 @@ are its newest commit's (2ed52ea, patched to build on CUDA 13, v05_noz and ln2d)
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -70,23 +71,26 @@ def steps() -> list[Step]:
     ]
 
 
-def run(device: torch.device, small: bool) -> tuple[list[Row], Row]:
+def run(device: torch.device, small: bool) -> tuple[Iterator[Row], Row]:
     """The rows of the table, and their conditions. ``small`` takes two images of 32 x 32 and plain float32."""
     batch, side, repeats = (2, 32, 1) if small else (128, 224, 10)
+    conditions = {"compile": "no", "batch": batch, "size": side, "amp": "fp16" if device.type == "cuda" else "fp32"}
+    return _table(device, batch, side, repeats), conditions
+
+
+def _table(device: torch.device, batch: int, side: int, repeats: int) -> Iterator[Row]:
     reasons = available(device.type)
-    rows = []
     for step in steps():
         why = reasons.get(step.fields["backend"], "")
         with _rows(step.nrows if not why else {}):
             seconds, memory = (None, None) if why else _measure(step, device, batch, side, repeats)
         row = {"step": step.name, "s_per_iter": seconds, "images_per_s": batch / seconds if seconds else None}
         row |= {"memory_MB": memory, "upstream_A100_s_per_iter": step.a100_s, "upstream_A100_memory_MB": step.a100_mb}
-        row["upstream_H200_images_per_s"] = step.h200_images_per_s
-        rows.append(row | {"note": f"absent: {why}" if why else ""})
-        print(f"{step.name}: {f'{seconds:.4f} s' if seconds else rows[-1]['note']}", file=sys.stderr, flush=True)
+        row |= {"upstream_H200_images_per_s": step.h200_images_per_s, "note": f"absent: {why}" if why else ""}
+        print(f"{step.name}: {f'{seconds:.4f} s' if seconds else row['note']}", file=sys.stderr, flush=True)
+        yield row
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return rows, {"compile": "no", "batch": batch, "size": side, "amp": "fp16" if device.type == "cuda" else "fp32"}
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -55,15 +55,17 @@ class Job:
     scan: str = "auto"
 
 
-def measured(jobs: list[Job], workers: int | None) -> list[Row]:
+def measured(jobs: list[Job], workers: int | None) -> Iterator[Row]:
     """The rows of all jobs, in their order; ``workers``: processes that compile at a time, None: one for four CPUs."""
-    rows = {}
-    for job, found in _all(jobs, workers or max(1, (os.cpu_count() or 1) // 4)):
-        rows[job] = found
-        for row in found:
-            said = f"{row['images_per_s']:,.0f} img/s" if row["images_per_s"] else row["note"]
-            print(f"{job.model} {job.side} {row['phase']} {job.mode}: {said}", file=sys.stderr, flush=True)
-    return [row for job in jobs for row in rows[job]]
+    workers = 1 if jobs[0].device == "cpu" else workers or max(1, (os.cpu_count() or 1) // 4)
+    for group in (jobs[i : i + workers] for i in range(0, len(jobs), workers)):
+        rows = {}
+        for job, found in _together(group):
+            rows[job] = found
+            for row in found:
+                said = f"{row['images_per_s']:,.0f} img/s" if row["images_per_s"] else row["note"]
+                print(f"{job.model} {job.side} {row['phase']} {job.mode}: {said}", file=sys.stderr, flush=True)
+        yield from (row for job in group for row in rows[job])
 
 
 def conditions(device: torch.device) -> Row:
@@ -80,20 +82,19 @@ def chosen(flag: str, given: str, default: tuple[str, ...], known: tuple[str, ..
     return names
 
 
-def _all(jobs: list[Job], workers: int):
-    """The rows of every job, as they come."""
+def _together(jobs: list[Job]) -> Iterator[tuple[Job, list[Row]]]:
+    """The rows of jobs that compile side by side, as they come; on a CPU one after the other in this process."""
     if jobs[0].device == "cpu":
         yield from ((job, measure(job, nullcontext(), lambda: None)) for job in jobs)
         return
     context = multiprocessing.get_context("spawn")
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", str(max(1, (os.cpu_count() or 1) // len(jobs))))
     with context.Manager() as manager:
-        for group in (jobs[i : i + workers] for i in range(0, len(jobs), workers)):
-            lock, barrier = manager.Lock(), manager.Barrier(len(group))
-            with ProcessPoolExecutor(len(group), context, max_tasks_per_child=1) as pool:
-                waited = {pool.submit(measure, job, lock, barrier.wait): job for job in group}
-                for done in as_completed(waited):
-                    yield waited[done], done.result()
+        lock, barrier = manager.Lock(), manager.Barrier(len(jobs))
+        with ProcessPoolExecutor(len(jobs), context, max_tasks_per_child=1) as pool:
+            waited = {pool.submit(measure, job, lock, barrier.wait): job for job in jobs}
+            for done in as_completed(waited):
+                yield waited[done], done.result()
 
 
 def measure(job: Job, lock: Any, ready: Callable[[], Any]) -> list[Row]:

@@ -9,7 +9,7 @@ import itertools
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -44,7 +44,7 @@ SMALL_SEG = ["recipe.seg.channels=16", "recipe.seg.aux_channels=16", "recipe.seg
 
 def run(
     device: torch.device, small: bool, only: str = "", scan: str = "auto", modes: str = ""
-) -> tuple[list[Row], Row]:
+) -> tuple[Iterator[Row], Row]:
     """The rows of the table, and their conditions. ``small``: nano and Swin with thin heads on images of 64 x 64.
 
     By commas, ``only``: det, seg (both); ``scan``: VMamba's backends; ``modes``: eager (alone), default (the backbone
@@ -55,14 +55,17 @@ def run(
         extras.require(extra)
     ours, *others = ("nano", "swin_tiny") if small else MODELS
     networks = [(ours, backend) for backend in scan.split(",")] + [(name, "") for name in others]
-    rows = []
-    for task, mode, network in itertools.product(tasks, kinds, networks):
+    rows = _table(itertools.product(tasks, kinds, networks), device, small)
+    return rows, {"amp": "bf16" if device.type == "cuda" else "fp32"}
+
+
+def _table(choices: Iterable[tuple[str, str, tuple[str, str]]], device: torch.device, small: bool) -> Iterator[Row]:
+    for task, mode, network in choices:
         for row in _rows(task, *network, mode, device, small):
             print(*(f"{key}={_short(value)}" for key, value in row.items()), file=sys.stderr, flush=True)
-            rows.append(row)
+            yield row
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return rows, {"amp": "bf16" if device.type == "cuda" else "fp32"}
 
 
 def _rows(task: str, name: str, scan: str, mode: str, device: torch.device, small: bool) -> Iterator[Row]:
