@@ -1,5 +1,6 @@
 """What Hydra loads at its start: where ``sweeps/`` is, and the sweeper that reads a file's list of points."""
 
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +9,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 
+from vmamba.config.errors import UserError
 from vmamba.config.paths import sweeps_dirs
 from vmamba.config.points import expand
 
@@ -45,8 +47,12 @@ class PointsSweeper(BasicSweeper):
         return from_hydra(self.hydra_context.config_loader, self.config, words, self.points)
 
     def split_arguments(self, overrides: list, max_batch_size: int | None) -> list:
-        """The batches of runs that Hydra hands to the launcher."""
-        runs = expand({}, self.points, [override.input_line for override in overrides])
+        """The batches of runs that Hydra hands to the launcher. Leaves with 2 and one line on a user's mistake."""
+        try:
+            runs = expand({}, self.points, [override.input_line for override in overrides])
+        except UserError as mistake:
+            print(f"vmamba: {mistake}", file=sys.stderr)
+            sys.exit(2)
         return list(self.split_overrides_to_chunks(runs, max_batch_size))
 
     def validate_batch_is_legal(self, batch: list) -> None:

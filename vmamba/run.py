@@ -92,7 +92,7 @@ def _check(words: list[str]) -> None:
     else:
         from vmamba.launch.settings import cuda_there
 
-        check_axes(_overrides(words))
+        check_axes(_overrides(words), single="hydra.mode=MULTIRUN" not in words)
         run, cfg = compose(overrides)
         if run.search.trials:
             raise UserError(f"search.trials={run.search.trials}: it is a sweep; add -m and axes, or sweep=search")

@@ -139,10 +139,12 @@ def first_point(words: Iterable[str]) -> list[str]:
     return plain
 
 
-def check_axes(words: Iterable[str]) -> None:
-    """UserError for an axis without separate values, as only a search takes them."""
+def check_axes(words: Iterable[str], *, single: bool = False) -> None:
+    """UserError for an axis without separate values, as only a search takes them; with ``single``, for any axis."""
     for override in _parsed(words):
         check_axis(override)
+        if single and override.is_sweep_override():
+            raise UserError(f"{override.input_line}: several values are a sweep: add -m (a list is written [1,2])")
 
 
 def _parsed(words: Iterable[str]) -> list[Override]:
