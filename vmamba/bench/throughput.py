@@ -97,11 +97,11 @@ def _together(jobs: list[Job]) -> Iterator[tuple[Job, list[Row]]]:
                 yield waited[done], done.result()
 
 
-def measure(job: Job, lock: Any, ready: Callable[[], Any]) -> list[Row]:
+def measure(job: Job, lock: Any, together: Callable[[], Any]) -> list[Row]:
     """The evaluation row and the training row of one job.
 
-    ``ready`` is called once when all is compiled and returns when the other processes are as far; ``lock`` is held
-    while the clock runs.
+    ``together`` is called when all is compiled and again when all is measured (a process that leaves holds up the
+    others' launches), and returns when the other processes are as far; ``lock`` is held while the clock runs.
     """
     device, cuda = torch.device(job.device), job.device != "cpu"
     if cuda:
@@ -142,13 +142,16 @@ def measure(job: Job, lock: Any, ready: Callable[[], Any]) -> list[Row]:
     with lock if job.mode == "eager" else nullcontext():  # nothing to compile side by side, and memory for one
         for phase, row in rows.items():
             _noted(row, partial(first, phase))
-    ready()
+    together()
     with lock:
         for phase, row in rows.items():
             if row["note"].startswith("OutOfMemoryError"):  # beside the others; now they have given theirs back
                 row["note"] = ""
                 _noted(row, partial(first, phase))
             _noted(row, partial(timed, phase))
+        if cuda:
+            torch.cuda.empty_cache()
+    together()
     return list(rows.values())
 
 
