@@ -100,8 +100,8 @@ def _together(jobs: list[Job]) -> Iterator[tuple[Job, list[Row]]]:
 def measure(job: Job, lock: Any, together: Callable[[], Any]) -> list[Row]:
     """The evaluation row and the training row of one job.
 
-    ``together`` is called when all is compiled and again when all is measured (a process that leaves holds up the
-    others' launches), and returns when the other processes are as far; ``lock`` is held while the clock runs.
+    ``together`` is called when all is compiled and again when all is measured, so that no process leaves while another
+    is timed, and returns when the other processes are as far; ``lock`` is held while the clock runs.
     """
     device, cuda = torch.device(job.device), job.device != "cpu"
     if cuda:
