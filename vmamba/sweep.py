@@ -20,7 +20,8 @@ from vmamba.config.words import Parser
 from vmamba.launch import pool, queue, table, turns
 from vmamba.launch import report as reports
 from vmamba.launch.folder import SweepFolder
-from vmamba.launch.points import ENDED, Point, points
+from vmamba.launch.points import Point, points
+from vmamba.tracking.folder import ENDED
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,9 +11,8 @@ from pathlib import Path
 from vmamba.launch import pool, queue
 from vmamba.launch.folder import SweepFolder
 from vmamba.tracking.atomic import read_json
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.folder import ENDED, RunFolder
 
-ENDED = ("finished", "failed", "killed")
 LOST = "its process is gone without a word (SIGKILL, or out of memory)"
 
 

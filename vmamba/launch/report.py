@@ -8,9 +8,9 @@ import logging
 from pathlib import Path
 
 from vmamba.launch.folder import SweepFolder
+from vmamba.tracking.folder import ENDED
 
 log = logging.getLogger("vmamba")
-OVER = ("finished", "failed", "killed")
 
 
 def write(sweep: SweepFolder) -> None:
@@ -44,7 +44,7 @@ def write_if_last(run: Path) -> None:
     if not sweep.jobs.is_file():
         return
     states = [sweep.run(line).read_status().get("state") for line in sweep.latest().values()]
-    if all(state in OVER for state in states):
+    if all(state in ENDED for state in states):
         write_at_end(sweep)
 
 

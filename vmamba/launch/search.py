@@ -16,12 +16,12 @@ from vmamba.config.errors import UserError
 from vmamba.launch import pool, report, table, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import Frozen
-from vmamba.launch.points import ENDED, Point, points
+from vmamba.launch.points import Point, points
 from vmamba.launch.settings import plain
 from vmamba.launch.space import Space, make
 from vmamba.launch.study import Study, Tried, needed
 from vmamba.launch.submit import composed_by, forget, launch
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.folder import ENDED, RunFolder
 
 log = logging.getLogger("vmamba")
 PROPOSALS = 200  # in a row that are no valid run, or have been tried, before the search has nothing left

@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from vmamba.launch.points import ENDED, Point, points
+from vmamba.launch.points import Point, points
+from vmamba.tracking.folder import ENDED
 
 COLOURS = {"finished": "green", "failed": "red", "killed": "red", "running": "yellow", "queued": "dim"}
 PIPE_WIDTH = 160

@@ -19,7 +19,8 @@ import yaml
 from vmamba.config.errors import UserError
 from vmamba.tracking.atomic import no_space, plain, read_json, replacing, write_json, write_text
 
-STATES = ("queued", "running", "finished", "failed", "killed")
+ENDED = ("finished", "failed", "killed")
+STATES = ("queued", "running", *ENDED)
 KEPT = ("uid", "created", "preempted", "stuck", "at", "attempt")  # entries of status.json that stay whatever happens
 SYNC_SECONDS = 5.0
 

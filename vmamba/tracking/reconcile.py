@@ -5,11 +5,9 @@ from collections.abc import Iterable
 from vmamba.tracking import feeder
 from vmamba.tracking.atomic import read_json
 from vmamba.tracking.describe import config_of
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.folder import ENDED, RunFolder
 from vmamba.tracking.mlflow_view import View
 from vmamba.tracking.store import NotDelivered, locked, uri_of
-
-ENDED = ("finished", "failed", "killed")
 
 
 def reconcile(runs: Iterable[tuple[RunFolder, str]]) -> list[str]:
