@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import flops, nvrtc
+from .. import flops, nvrtc, partials
 from ..eager import plain
 from . import plan as plans
 
@@ -106,9 +106,13 @@ def _backward(dy, states, x, rows, weight, bias, A_logs, Ds):
     dweight = weight.new_empty((launch.groups, *weight.shape))
     sums = weight.new_empty((launch.groups, 3, K, dim))
     launch(x, rows, weight, bias, A_logs, Ds, states, None, dy, dx, drows, dweight, sums)
-    sums = _total(sums)
-    # D's four routes read the same map: their gradients are alike, and one of them is computed
-    return _total(dx), _total(drows), _total(dweight), sums[0], sums[1].clone(), sums[2, 0].repeat(K, 1)
+    parts = (dx, drows, dweight)
+    results = [p[0] if p.shape[0] == 1 else torch.empty_like(p[0]) for p in parts]
+    jobs = [(p, r) for p, r in zip(parts, results, strict=True) if p.shape[0] > 1]
+    dbias, dA, dD = torch.empty_like(bias), torch.empty_like(A_logs), torch.empty_like(Ds)
+    # D's four routes read the same map: their gradients are alike, one of them is computed, and copied
+    partials.add(*jobs, (sums[:, 0], dbias), (sums[:, 1], dA), (sums[:, 2, 0], dD))
+    return (*results, dbias, dA, dD)
 
 
 @torch.library.register_fake("vmamba_ops::ss2d_scan")
