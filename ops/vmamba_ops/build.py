@@ -95,8 +95,8 @@ def kernels(options: argparse.Namespace) -> Iterator["Plan"]:
                 yield one
 
 
-def fused_kernels(options: argparse.Namespace) -> Iterator["FusedPlan"]:
-    """Every kernel of the fused SS2D that was asked for, each once."""
+def fused_kernels(options: argparse.Namespace) -> Iterator[tuple[str, "FusedPlan"]]:
+    """Every kernel of the fused SS2D that was asked for, each once: its name and plan."""
     from .ss2d.plan import plan
 
     seen = set()
@@ -104,7 +104,7 @@ def fused_kernels(options: argparse.Namespace) -> Iterator["FusedPlan"]:
         one = plan(way, dtype, rank + rank % 2, height, width, dim)
         if one not in seen:
             seen.add(one)
-            yield one
+            yield from ((name, one) for name in one.kernels)
 
 
 def _describe(plan: "Plan") -> str:
@@ -124,9 +124,9 @@ def build(options: argparse.Namespace) -> int:
     from .selective_scan.plan import source
     from .ss2d.plan import source as fused_source
 
-    def compile_fused(work: tuple[str, "FusedPlan"]) -> tuple[str, "FusedPlan", nvrtc.Binary]:
-        arch, plan = work
-        return arch, plan, nvrtc.compile(fused_source(plan.direction), "ss2d", plan.macros(), arch)
+    def compile_fused(work: tuple[str, tuple[str, "FusedPlan"]]) -> tuple[str, str, "FusedPlan", nvrtc.Binary]:
+        arch, (name, plan) = work
+        return arch, name, plan, nvrtc.compile(fused_source(name), "ss2d", plan.macros(), arch)
 
     def compile(work: tuple[str, "Plan"]) -> tuple[str, "Plan", nvrtc.Binary]:
         arch, plan = work
@@ -138,11 +138,12 @@ def build(options: argparse.Namespace) -> int:
             usage = next((usage for usage in binary.usage if usage.name == plan.direction), None)
             total, fresh = total + 1, fresh + (not binary.cached)
             print(f"{arch}  {_usage(usage)}  {_describe(plan)}", flush=True)
-        for arch, plan, binary in pool.map(compile_fused, product(options.arch, list(fused_kernels(options)))):
+        for arch, name, plan, binary in pool.map(compile_fused, product(options.arch, list(fused_kernels(options)))):
             (usage,) = binary.usage
             total, fresh = total + 1, fresh + (not binary.cached)
             print(f"{arch}  {usage.registers:3d} registers  {usage.stack:4d} B stack  {usage.spills:4d} B spilled  "
-                  f"ss2d {plan.direction} {plan.dtype}, rank {plan.rank}, {plan.warps} warps", flush=True)  # fmt: skip
+                  f"ss2d {name if name == plan.direction else f'{name} of {plan.direction}'} {plan.dtype}, "
+                  f"rank {plan.rank}, {plan.warps} warps", flush=True)  # fmt: skip
     seconds = time.perf_counter() - start
     print(f"{total} kernels, {fresh} compiled now in {seconds:.1f} s with NVRTC {nvrtc.version()}; "
           f"in {nvrtc.cache_folder()}")  # fmt: skip

@@ -18,16 +18,19 @@ pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
 TOLERANCE = {HALF: 1e-3, BRAIN: 8e-3, FULL: 2e-6}
 FLAGS = ("-O1", "-std=c++20", "-shared", "-fPIC", "-fno-gnu-unique", "-w")
-# batch, height, width, channels, rank, dtype, blocks a map's routes are split over, images a block
+# batch, height, width, channels, rank, dtype, how the work is cut
 CASES = [
-    (2, 7, 7, 32, 6, HALF, 1, 2),
-    (3, 5, 7, 16, 2, HALF, 1, 2),
-    (1, 9, 13, 32, 12, BRAIN, 2, 1),
-    (1, 6, 8, 16, 26, FULL, 1, 1),
-    (1, 1, 40, 16, 6, HALF, 1, 1),
-    (2, 17, 16, 32, 6, HALF, 1, 2),
-    (1, 19, 14, 96, 4, BRAIN, 1, 1),
-    (1, 17, 18, 16, 2, FULL, 2, 1),
+    (2, 7, 7, 32, 6, HALF, plans.Cut(1, 2, 1)),
+    (3, 5, 7, 16, 2, HALF, plans.Cut(1, 2, 1)),
+    (1, 9, 13, 32, 12, BRAIN, plans.Cut(2, 1, 1)),
+    (1, 6, 8, 16, 26, FULL, plans.Cut(1, 1, 1)),
+    (1, 1, 40, 16, 6, HALF, plans.Cut(1, 1, 1)),
+    (2, 17, 16, 32, 6, HALF, plans.Cut(1, 2, 1)),
+    (1, 19, 14, 96, 4, BRAIN, plans.Cut(1, 1, 1)),
+    (1, 17, 18, 16, 2, FULL, plans.Cut(2, 1, 1)),
+    (2, 17, 31, 32, 6, HALF, plans.Cut(2, 1, 7)),
+    (1, 1, 260, 16, 12, BRAIN, plans.Cut(2, 1, 9)),
+    (1, 17, 18, 16, 2, FULL, plans.Cut(2, 1, 3)),
 ]
 
 
@@ -37,32 +40,36 @@ def folder(tmp_path_factory):
 
 
 @cache
-def _compiled(folder: Path, plan: plans.Plan) -> ctypes.CDLL:
-    here = Path(plans.__file__).parent
-    text = "".join((here / f"{name}.cu").read_text() for name in ("ss2d", "maps", plan.direction))
+def _compiled(folder: Path, plan: plans.Plan, kernel: str) -> ctypes.CDLL:
+    instructions = (Path(plans.__file__).parent / "ptx.cu").read_text()
+    text = plans.source(kernel).removeprefix(instructions)
     text = text.replace('extern "C" __global__', "static").replace(
         "extern __shared__", "char* memory = shared_memory; //"
     )
-    name = f"{plan.direction}-{abs(hash(plan))}"
+    name = f"{kernel}-{abs(hash(plan))}"
     (folder / f"{name}.inc").write_text(text)
     macros = [f"-D{key}={value}" for key, value in plan.macros().items()]
-    macros += [f'-DSOURCE="{folder / name}.inc"', f"-DKERNEL=ss2d_{plan.direction}"]
+    macros += [f'-DSOURCE="{folder / name}.inc"', f"-DKERNEL=ss2d_{kernel}"]
     library = folder / f"{name}.so"
     source = Path(__file__).parent / "warps.cpp"
     subprocess.run([COMPILER, *FLAGS, *macros, str(source), "-o", str(library)], check=True)
     return ctypes.CDLL(str(library))
 
 
-def _run(folder, plan: plans.Plan, tensors, sizes) -> None:
-    (images, *_, split, per), blocks = sizes, sizes[3] // 16 // plan.warps
-    fields = [0 if t is None else t.data_ptr() for t in tensors] + [*sizes, blocks]
-    grid = -(-images // per), blocks * split
-    _compiled(folder, plan).run((ctypes.c_longlong * len(fields))(*fields), *grid, plan.shared(per))
+def _run(folder, plan: plans.Plan, cut: plans.Cut, tensors, sizes) -> None:
+    images, dim, blocks = sizes[0], sizes[3], sizes[3] // 16 // plan.warps
+    ends = torch.full((images, 4, cut.segments, dim, 2), float("nan")) if cut.segments > 1 else None
+    fields = [0 if t is None else t.data_ptr() for t in (*tensors, ends)]
+    fields += [*sizes, cut.split, cut.per, blocks, cut.segments]
+    grid = -(-images // cut.per) * cut.segments, blocks * cut.split
+    passes = [("ends", plan.shared_ends())] if cut.segments > 1 else []
+    for kernel, shared in (*passes, (plan.direction, plan.shared(cut.per))):
+        _compiled(folder, plan, kernel).run((ctypes.c_longlong * len(fields))(*fields), *grid, shared)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_against_naive_in_float64(case, folder):
-    B, H, W, D, R, dtype, split, per = case
+    B, H, W, D, R, dtype, cut = case
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape):
@@ -74,18 +81,18 @@ def test_against_naive_in_float64(case, folder):
     padded = pad(rows.view(B, H, W, 4, R + 2), (0, plans.padded(R) - R - 2)).flatten(3)
     dy = normal(B, H, W, D).to(dtype)
     forward, backward = (plans.plan(way, str(dtype)[6:], R, H, W, D) for way in ("forward", "backward"))
-    groups, tiles, blocks = -(-B // per), -(-H * W // forward.tile), D // 16 // backward.warps
-    sizes = (B, H, W, D, tiles, -(-(1 << 32) // H) & 0xFFFFFFFF, split, per)
+    groups, tiles, blocks = -(-B // cut.per) * cut.segments, forward.tiles(H * W), D // 16 // backward.warps
+    sizes = (B, H, W, D, tiles, -(-(1 << 32) // H) & 0xFFFFFFFF)
 
     def unwritten(*shape, dtype=FULL):
         return torch.full(shape, float("nan"), dtype=dtype)
 
-    y, states = unwritten(split, B, H, W, D, dtype=dtype), unwritten(B, 4, tiles, D)
-    dx, drows = unwritten(split, B, H, W, D, dtype=dtype), unwritten(blocks, *padded.shape, dtype=dtype)
+    y, states = unwritten(cut.split, B, H, W, D, dtype=dtype), unwritten(B, 4, tiles, D)
+    dx, drows = unwritten(cut.split, B, H, W, D, dtype=dtype), unwritten(blocks, *padded.shape, dtype=dtype)
     dweight, sums = unwritten(groups, 4, D, R), unwritten(groups, 3, 4, D)
     own = (x, padded, weight, bias, A_logs, Ds, states)
-    _run(folder, forward, (*own, y, *[None] * 5), sizes)
-    _run(folder, backward, (*own, None, dy, dx, drows, dweight, sums), sizes)
+    _run(folder, forward, cut, (*own, y, *[None] * 5), sizes)
+    _run(folder, backward, cut, (*own, None, dy, dx, drows, dweight, sums), sizes)
 
     exact = [t.double().requires_grad_() for t in (x, rows, weight, bias, A_logs, Ds)]
     expected = _from_rows(*exact)

@@ -22,6 +22,9 @@ CASES = [  # batch, height, width, channels, rank, dtype
     (140, 7, 7, 96, 6, HALF),
     (300, 14, 14, 16, 64, HALF),
     (1, 1, 65, 16, 2, HALF),
+    (1, 41, 67, 32, 6, HALF),
+    (3, 1, 999, 48, 12, BRAIN),
+    (2, 40, 25, 64, 26, FULL),
 ]
 
 

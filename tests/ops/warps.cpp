@@ -22,6 +22,7 @@ constexpr int THREADS = CW * 64, WARPS = THREADS / 32, STACK = 128 * 1024;
 struct float2 { float x, y; };
 static float2 make_float2(float x, float y) { return {x, y}; }
 struct float4 { float x, y, z, w; };
+static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 struct uint4 { u32 x, y, z, w; };
 struct Index { u32 x, y; };
 static Index threadIdx, blockIdx;

@@ -40,15 +40,12 @@ DI void add_up(const Place& me, const Walk& w, const float* parts, Raw* dP, cons
     *(Four*)(dP + (w.at(c) * (4 * RQ) + column)) = {two(sum.x, sum.y), two(sum.z, sum.w)};
   }
 }
-DI float both(float v) {  // the sum over the four lanes of a row
-  v += __shfl_xor_sync(~0u, v, 1);
-  return v + __shfl_xor_sync(~0u, v, 2);
-}
 
 extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_backward(const __grid_constant__ Problem p) {
   extern __shared__ __align__(16) char memory[];
   const Place me(p);
   const int N = me.tiles, g = me.g, q = me.q, images = (int)(me.last - me.first);
+  const bool rising = me.back;
   const u32 row_bytes = me.L * 4 * RQ * (u32)sizeof(Raw);
   float* parts = (float*)(memory + STAGES + COUNTERS);
   clear(memory, STAGES + COUNTERS);
@@ -73,21 +70,22 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_backward(c
     UNROLL for (int kt = 0; kt < KT; kt++) UNROLL for (int j = 0; j < 4; j++) dW[kt][j] = 0.f;
     Raw* dx = p.dx + (p.split == 2 ? pair * p.images * me.L * me.D : 0);
     Raw* dP = p.dP + (me.block * p.images + me.first) * me.L * (4 * RQ) + k * RQ;
-    const float* states = p.states + ((me.first * 4 + k) * N + N - 1) * me.D + me.channel;
-    float carry[2] = {0.f, 0.f};
+    const float* states = p.states + ((me.first * 4 + k) * me.all + me.before() + N - 1) * me.D + me.channel;
+    float carry[2];
     Duty duty = {-1, 0, 0};
-    flow.start(walk, pair, dx, me.back ? 0 : N - 1, step);
+    flow.start(walk, pair, dx, me.tile(0, rising), step);
+    arrive(p, me, k, rising, carry);
     float2 state = *(const float2*)states;
     int n = 0;
 #pragma unroll 1
     for (int image = 0; image < images;) {
       const int n_next = n + 1 < N ? n + 1 : 0, image_next = image + (n_next == 0), parity = step & 1;
-      const int needs = flow.needs(n, step), tile = me.back ? n : N - 1 - n;
+      const int needs = flow.needs(n, step), tile = me.tile(n, rising);
       const float before[2] = {state.x, state.y};
       const Tile here = flow.enter(walk, image, tile, n, step, needs);
       if (image_next < images) {
-        flow.fetch(walk, image_next, me.back ? n_next : N - 1 - n_next, step + 1);
-        state = *(const float2*)(states + (i64)(image_next * 4 * N - n_next) * me.D);
+        flow.fetch(walk, image_next, me.tile(n_next, rising), step + 1);
+        state = *(const float2*)(states + (i64)(image_next * 4 * me.all - n_next) * me.D);
       }
       commit();
       if (duty.image >= 0) add_up(me, walk, parts, of_image(dP, duty.image, row_bytes), duty);

@@ -39,12 +39,22 @@ class _Launch:
     threads: int
     shared: int
     split: int  # outputs to be added
-    groups: int  # of images, each with sums of its own
+    groups: int  # of images and segments, each with sums of its own
     blocks: int  # of channels, likewise
     sizes: tuple[int, ...]  # Problem's fields from images on
+    ends: "_Launch | None" = None  # the first pass over maps in segments
+    ends_shape: tuple[int, ...] = ()
 
     def __call__(self, *tensors: Tensor | None) -> None:
         """Start it on the current stream of the tensors' device; ``tensors`` are Problem's, None for a null pointer."""
+        ends = None
+        if self.ends:
+            ends = tensors[0].new_empty(self.ends_shape, dtype=torch.float32)
+            self.ends.start(*tensors, ends)
+        self.start(*tensors, ends)
+
+    def start(self, *tensors: Tensor | None) -> None:
+        """Start this kernel alone; the last tensor is the first pass's result."""
         fields = (*[0 if t is None else t.data_ptr() for t in tensors], *self.sizes)
         stream = torch._C._cuda_getCurrentRawStream(self.kernel.device)
         if self.kernel.device == torch._C._cuda_getDevice():
@@ -71,18 +81,22 @@ def _launch(direction: str, device: int, shape: tuple[int, ...], dtype: torch.dt
     images, height, width, dim = shape
     arch, processors, room = _processor(device)
     plan = plans.plan(direction, _NAMES[dtype], rank, height, width, dim, room)
-    split, per = plan.spread(images, dim, processors, room)
-    blocks, groups = dim // (plans.WIDTH * plan.warps), -(-images // per)
-    tiles, magic = -(-height * width // plan.tile), -(-(1 << 32) // height) & 0xFFFFFFFF
-    with torch.cuda.device(device):
-        kernel = nvrtc.Kernel(plans.source(direction), "ss2d", plan.macros(), arch, f"ss2d_{direction}", device)
-    sizes = (images, height, width, dim, tiles, magic, split, per, blocks)
-    return _Launch(kernel, (groups, blocks * split), plan.threads, plan.shared(per), split, groups, blocks, sizes)
+    length = height * width
+    cut = plan.spread(images, length, dim, processors, room)
+    blocks, groups = dim // (plans.WIDTH * plan.warps), -(-images // cut.per) * cut.segments
+    grid, magic = (groups, blocks * cut.split), -(-(1 << 32) // height) & 0xFFFFFFFF
+    sizes = (images, height, width, dim, plan.tiles(length), magic, cut.split, cut.per, blocks, cut.segments)
 
+    def load(name: str) -> nvrtc.Kernel:
+        with torch.cuda.device(device):
+            return nvrtc.Kernel(plans.source(name), "ss2d", plan.macros(), arch, f"ss2d_{name}", device)
 
-def _total(parts: Tensor) -> Tensor:
-    """The sum over the first dimension, in the parts' dtype (autocast would make it float32)."""
-    return parts[0] if parts.shape[0] == 1 else parts.sum(0, dtype=parts.dtype)
+    common = cut.split, groups, blocks, sizes
+    if cut.segments == 1:
+        return _Launch(load(direction), grid, plan.threads, plan.shared(cut.per), *common)
+    ends = _Launch(load("ends"), grid, plan.threads, plan.shared_ends(), *common)
+    shape = (images, K, cut.segments, dim, 2)
+    return _Launch(load(direction), grid, plan.threads, plan.shared(), *common, ends, shape)
 
 
 def _forward(x, rows, weight, bias, A_logs, Ds, save):
@@ -90,7 +104,7 @@ def _forward(x, rows, weight, bias, A_logs, Ds, save):
     y = x.new_empty((launch.split, *x.shape))
     states = x.new_empty(_states_shape(x, save), dtype=torch.float32)
     launch(x, rows, weight, bias, A_logs, Ds, states if save else None, y, *[None] * 5)
-    return _total(y), states
+    return y[0] if launch.split == 1 else torch.add(y[0], y[1]), states
 
 
 def _states_shape(x: Tensor, save: bool) -> tuple:

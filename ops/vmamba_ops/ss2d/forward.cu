@@ -4,6 +4,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_forward(co
   extern __shared__ __align__(16) char memory[];
   const Place me(p);
   const int N = me.tiles, q = me.q, images = (int)(me.last - me.first);
+  const bool rising = !me.back;
   clear(memory, STAGES + COUNTERS);
   Flow<1> flow(p, me, memory, memory + STAGES + COUNTERS);
   __syncthreads();
@@ -15,16 +16,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_forward(co
     Route my;
     my.load(p, me, k);
     Raw* y = p.y + (p.split == 2 ? pair * p.images * me.L * me.D : 0);
-    float* states = p.states + (me.first * 4 + k) * N * me.D + me.channel;
-    float carry[2] = {0.f, 0.f};
-    flow.start(walk, pair, y, me.back ? N - 1 : 0, step);
+    float* states = p.states + ((me.first * 4 + k) * me.all + me.before()) * me.D + me.channel;
+    float carry[2];
+    flow.start(walk, pair, y, me.tile(0, rising), step);
+    arrive(p, me, k, rising, carry);
     int n = 0;
 #pragma unroll 1
     for (int image = 0; image < images;) {
       const int n_next = n + 1 < N ? n + 1 : 0, image_next = image + (n_next == 0);
       const int needs = flow.needs(n, step);
-      const Tile here = flow.enter(walk, image, me.back ? N - 1 - n : n, n, step, needs);
-      if (image_next < images) flow.fetch(walk, image_next, me.back ? N - 1 - n_next : n_next, step + 1);
+      const Tile here = flow.enter(walk, image, me.tile(n, rising), n, step, needs);
+      if (image_next < images) flow.fetch(walk, image_next, me.tile(n_next, rising), step + 1);
       commit();
 
       float z[NT][4], bc[NT][4], h[2][S];
@@ -32,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_forward(co
       UNROLL for (int i = 0; i < S; i++) u[i] = here.x(i);
       project(my, row_of(flow.rows.stage(step), me.lane), q, z, bc);
       if (p.states && q == 0)
-        *(float2*)(states + (i64)(image * 4 * N + n) * me.D) = make_float2(carry[0], carry[1]);
+        *(float2*)(states + (i64)(image * 4 * me.all + n) * me.D) = make_float2(carry[0], carry[1]);
       UNROLL for (int e = 0; e < 2; e++) {
         float a[S], b[S], product = 1.f, local = q == 0 ? carry[e] : 0.f;
         UNROLL for (int i = 0; i < S; i++) {

@@ -1,4 +1,4 @@
-// How maps come to shared memory and the output leaves it; follows ss2d.cu. The warps of a route copy together,
+// How maps come to shared memory and the output leaves it; follows rows.cu. The warps of a route copy together,
 // 16 bytes a copy and all their channels of a position side by side, ahead of the use, with a barrier a tile
 // among them. RESIDENT: whole maps of a block's images, read once and written once. Otherwise tiles in the order of the
 // walk, the output by way of shared memory too.

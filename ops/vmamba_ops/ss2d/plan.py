@@ -12,6 +12,7 @@ WIDTH = 16  # channels of a warp
 SHARED = 99 * 1024  # bytes that a block may have on every GPU since compute capability 8.0
 _WAVES = 4  # times that all multiprocessors are filled, if there is work enough; fewer blocks load weights less often
 _RESIDENT = 256  # positions of a map that may be in shared memory whole
+_SHORTEST = 4  # tiles of a segment
 
 
 def _shape(direction: str, rank: int, groups: int) -> tuple[int, int]:
@@ -34,10 +35,19 @@ def padded(rank: int) -> int:
 
 
 @cache
-def source(direction: str) -> str:
-    """The CUDA C++ text of the "forward" or "backward" kernel."""
+def source(name: str) -> str:
+    """The CUDA C++ text of the "forward", "backward" or "ends" kernel."""
     folder = Path(__file__).parent
-    return "".join((folder / f"{name}.cu").read_text() for name in ("ptx", "ss2d", "maps", direction))
+    return "".join((folder / f"{part}.cu").read_text() for part in ("ptx", "ss2d", "rows", "maps", name))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How the work of a batch is cut."""
+
+    split: int  # blocks that share the routes of a map: 2, rows and columns, or 1 that does both
+    per: int  # images a block
+    segments: int  # of a route, each with blocks of its own
 
 
 @dataclass(frozen=True)
@@ -59,20 +69,30 @@ class Plan:
         return 4 * self.positions
 
     @property
+    def kernels(self) -> tuple[str, ...]:
+        """Names of the kernels that its launch may need."""
+        return (self.direction,) if self.resident else ("ends", self.direction)
+
+    @property
     def threads(self) -> int:
         return 64 * self.warps
 
-    def spread(self, images: int, dim: int, processors: int, room: int) -> tuple[int, int]:
-        """How many blocks share the routes of a map (2: rows and columns, 1: one does both), and images a block."""
+    def spread(self, images: int, length: int, dim: int, processors: int, room: int) -> Cut:
+        """The cut for so many maps of ``length`` positions."""
         wanted, blocks = processors * self.minblocks, images * dim // (WIDTH * self.warps)
         if 2 * blocks <= wanted:
-            return 2, 1
+            most = 1 if self.resident else self.tiles(length) // _SHORTEST
+            return Cut(2, 1, max(1, min(most, wanted // (2 * blocks))))
         if not self.resident:
-            return 1, max(1, blocks // (wanted * _WAVES))
+            return Cut(1, max(1, blocks // (wanted * _WAVES)), 1)
         per, room = 1, room // self.minblocks - 1024
         while 2 * per * wanted <= blocks and self.shared(2 * per) <= room:
             per *= 2
-        return 1, per
+        return Cut(1, per, 1)
+
+    def tiles(self, length: int) -> int:
+        """Tiles of a map."""
+        return -(-length // self.tile)
 
     def macros(self) -> dict[str, int]:
         return {
@@ -83,22 +103,38 @@ class Plan:
             "MINBLOCKS": self.minblocks,
             "RESIDENT": int(self.resident > 0),
             "WRAP": int(self.wrap),
+            "DOWN": int(self.direction == "backward"),
         }
+
+    @property
+    def _size(self) -> int:
+        """Bytes of a number."""
+        return 4 if self.dtype == "float32" else 2
+
+    @property
+    def _stages(self) -> int:
+        """Bytes of two stages of P for each of two routes."""
+        stage = (self.tile + self.positions % 2) * 8 * (padded(self.rank) // 8 | 1)
+        return _whole(8 * stage * (3 if self.dtype == "float32" else 1))
+
+    @property
+    def _tiles(self) -> int:
+        """Bytes of a tile of a map for every warp."""
+        return 8 * self.warps * (WIDTH * self._size * self.positions + (0 if self.positions % 2 else 32))
 
     def shared(self, images: int = 1) -> int:
         """Bytes of shared memory of a block of so many images."""
-        size, pitch, full = 2, 8 * (padded(self.rank) // 8 | 1), self.dtype == "float32"
-        stage, buffers = (self.tile + self.positions % 2) * pitch, 2
-        if full:
-            size, stage, buffers = 4, 3 * stage, 1
-        backward = self.direction == "backward"
+        backward, buffers = self.direction == "backward", 1 if self.dtype == "float32" else 2
         parts = 8 * buffers * self.warps * self.tile * (padded(self.rank) + 4) if backward else 0
         if self.resident:
-            maps = self.warps * (images * self.resident + 1) * 3 * WIDTH * size
+            maps = self.warps * (images * self.resident + 1) * 3 * WIDTH * self._size
         else:
-            tile = 4 * (WIDTH * size * self.positions + (0 if self.positions % 2 else 32))
-            maps = 2 * self.warps * tile * (6 if backward else 4)
-        return _whole(8 * stage) + _whole(8 * self.warps) + parts + maps
+            maps = self._tiles * (6 if backward else 4)
+        return self._stages + _whole(8 * self.warps) + parts + maps
+
+    def shared_ends(self) -> int:
+        """The same of a block of the first pass over segments."""
+        return self._stages + 2 * self._tiles
 
 
 def _whole(size: int) -> int:

@@ -13,6 +13,9 @@
 // blocks do one of the two each). Tiles are cut alike for both directions; what lies past the map's end reads as 0. How
 // maps come to shared memory, and who waits for whom: maps.cu. Every sum has a fixed order.
 //
+// Few maps are cut into segments of tiles as well, a block for each; what comes into a segment is known from a first
+// pass: ends.cu.
+//
 // Macros: IN (0 float, 1 half, 2 bfloat16); R, rank of dt, even; S, 7 or 8; CW; MINBLOCKS; RESIDENT; WRAP: S positions
 // of a lane may cross the end of a line or of the map.
 constexpr int TILE = 4 * S, KT = (R + 2 + 7) / 8, RQ = 8 * KT, PITCH = 8 * (KT | 1), NT = 4;  // RQ: a row of P, padded
@@ -51,8 +54,9 @@ struct Problem {  // lengths in numbers; every field is 8 bytes, in cuda.py's or
   Raw* y;
   const Raw* dy;
   Raw *dx, *dP;
-  float *dW, *sums;  // (group of images, 4, D, R); (group, dbias | dA_logs | dD, 4, D)
-  i64 images, height, width, dim, tiles, magic, split, per, blocks;
+  float *dW, *sums;  // (group of images, 4, D, R); (group, dbias | dA_logs | dD, 4, D); group: and segment
+  float* ends;       // (image, route, segment, channel, product | end), or null: one segment
+  i64 images, height, width, dim, tiles, magic, split, per, blocks, segments;
 };
 
 DI void split(float a, float b, u32 (&out)[TERMS]) {
@@ -64,21 +68,28 @@ DI void split(float a, float b, u32 (&out)[TERMS]) {
 
 // Where a thread is and what it walks.
 struct Place {
-  int lane, g, q, warp, back, thread, channel, block, H, W, L, D, tiles;
+  int lane, g, q, warp, back, thread, channel, block, H, W, L, D;
+  int segments, segment, all, begin, tiles;  // tiles of the map; the segment's first one and their number
   u32 word;  // where in a tile in shared memory the lane's channels at its first position are
   i64 first, last;  // images
   int pair, pairs;
   DI Place(const Problem& p) {
-    const int all = threadIdx.x >> 5;
-    lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, back = all / CW, warp = all % CW;
+    const int number = threadIdx.x >> 5;
+    lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, back = number / CW, warp = number % CW;
     thread = threadIdx.x - back * HALF;
     block = (int)(blockIdx.y % (u32)p.blocks);
     channel = (block * CW + warp) * 16 + 2 * g;
-    H = (int)p.height, W = (int)p.width, L = H * W, D = (int)p.dim, tiles = (int)p.tiles;
+    H = (int)p.height, W = (int)p.width, L = H * W, D = (int)p.dim, all = (int)p.tiles;
+    segments = RESIDENT ? 1 : (int)p.segments, segment = (int)(blockIdx.x % (u32)segments);
+    begin = segment * all / segments, tiles = (segment + 1) * all / segments - begin;
     word = q * (S * ROW + SKEW) + g * 2 * (u32)sizeof(Raw);
-    first = (i64)blockIdx.x * p.per, last = first + p.per < p.images ? first + p.per : p.images;
+    first = (i64)(blockIdx.x / (u32)segments) * p.per, last = first + p.per < p.images ? first + p.per : p.images;
     pair = p.split == 2 ? blockIdx.y / (u32)p.blocks : 0, pairs = p.split == 2 ? pair + 1 : 2;
   }
+  // Step n of a walk that takes the segment's tiles from the first on, or from the last.
+  DI int tile(int n, bool rising) const { return begin + (rising ? n : tiles - 1 - n); }
+  // Tiles of a route before the segment.
+  DI int before() const { return back ? all - begin - tiles : begin; }
 };
 
 // The lines of a route: rows, or columns. Number c along the lines is number c % line of line c / line; rows are one
@@ -173,69 +184,23 @@ DI float compose_down(float a, float b, float& carry, int q) {
   carry = of(b, 0);
   return q == 3 ? old : after;
 }
+DI float both(float v) {  // the sum over the four lanes of a row
+  v += __shfl_xor_sync(~0u, v, 1);
+  return v + __shfl_xor_sync(~0u, v, 2);
+}
+// What comes into a segment from those that a walk of route k took before: up to a quarter of them a lane q.
+DI void arrive(const Problem& p, const Place& me, int k, bool rising, float (&carry)[2]) {
+  const int count = rising ? me.segment : me.segments - 1 - me.segment;
+  const float4* ends = (const float4*)(p.ends + ((me.first * 4 + k) * me.segments * me.D + me.channel) * 2);
+  float a[2] = {1.f, 1.f}, b[2] = {0.f, 0.f};
+#pragma unroll 4
+  for (int n = me.q * count / 4; n < (me.q + 1) * count / 4; n++) {
+    const float4 v = ends[(i64)(rising ? n : me.segments - 1 - n) * (me.D / 2)];
+    b[0] = v.x * b[0] + v.y, a[0] *= v.x, b[1] = v.z * b[1] + v.w, a[1] *= v.z;
+  }
+  carry[0] = carry[1] = 0.f;
+  UNROLL for (int e = 0; e < 2; e++) compose_up(a[e], b[e], carry[e], me.q);
+}
 DI void clear(char* memory, int bytes) {
   for (int i = threadIdx.x * 4; i < bytes; i += THREADS * 4) *(u32*)(memory + i) = 0u;
 }
-
-// What a number of bytes an image, from the first image on, has for an image.
-template <class T> DI T* of_image(T* from, int image, u32 bytes) {
-  return (T*)((const char*)from + (unsigned long long)bytes * (u32)image);
-}
-
-// A route's part of a tile of P on its way to shared memory, rows in the order of the walk. 16-bit numbers go there by
-// themselves, WIDE at a time; float is split on the way, so that it needs `store`.
-constexpr int WIDE = IN == 0 ? 2 : 8, PARCELS = TILE * RQ / WIDE, SHARE = (PARCELS + HALF - 1) / HALF;
-struct Staged {
-#if IN == 0
-  Two v[SHARE];
-#endif
-  DI void load(const Raw* P, u16* stage, const Walk& w, int tile, int thread, int route) {
-    UNROLL for (int n = 0; n < SHARE; n++) {
-      const u32 parcel = thread + n * HALF, row = parcel / (RQ / WIDE), column = parcel % (RQ / WIDE) * WIDE;
-      const u32 c = tile * TILE + (w.back ? TILE - 1 - row : row);
-      if (parcel >= PARCELS) continue;
-      const Raw* from = P + (w.at(c) * (4 * RQ) + route * RQ + column);
-#if IN == 0
-      v[n] = c < w.L ? *(const Two*)from : nothing();
-#else
-      copy16(stage + row * PITCH + column, from, c < w.L);
-#endif
-    }
-  }
-  DI void store(u16* stage, int thread) const {
-#if IN == 0
-    UNROLL for (int n = 0; n < SHARE; n++) {
-      const int parcel = thread + n * HALF;
-      if (parcel >= PARCELS) continue;
-      u16* to = stage + parcel / (RQ / 2) * PITCH + parcel % (RQ / 2) * 2;
-      u32 terms[TERMS];
-      split(v[n].x, v[n].y, terms);
-      UNROLL for (int k = 0; k < TERMS; k++) *(u32*)(to + k * PLANE) = terms[k];
-    }
-#endif
-  }
-};
-
-// Rows of P of a route, a tile at a time, in turn to two places.
-struct Rows {
-  const Place& me;
-  u16* stages;
-  const Raw* P;
-  u32 bytes;
-  int route;
-  Staged staged;
-  DI Rows(const Problem& p, const Place& me_, char* memory) : me(me_), stages((u16*)memory + me_.back * 2 * STAGE) {
-    P = p.P + me.first * me.L * (4 * RQ), bytes = me.L * 4 * RQ * (u32)sizeof(Raw);
-  }
-  DI u16* stage(int step) const { return stages + (step & 1) * STAGE; }
-  DI void fetch(const Walk& walk, int image, int tile, int step) {
-    staged.load(of_image(P, image, bytes), stage(step), walk, tile, me.thread, route);
-  }
-  DI void store(int step) const { staged.store(stage(step), me.thread); }
-  DI void start(const Walk& walk, int pair, int tile, int step) {
-    route = pair + 2 * me.back;
-    fetch(walk, 0, tile, step);
-    commit();
-    store(step);
-  }
-};
