@@ -1,4 +1,4 @@
-"""Depthwise 3 x 3 convolution and SiLU of a channels-last map in CUDA C++ (dwconv.cu, compiled by ``nvrtc``).
+"""Depthwise 3 x 3 convolution and SiLU of a channels-last map in CUDA C++ (rows.cu, compiled by ``nvrtc``).
 
 ``vmamba_ops::dwconv_silu`` and its backward are ``torch.library`` operators with fake kernels, which plain eager calls
 go around; sums have a fixed order.
@@ -6,36 +6,21 @@ go around; sums have a fixed order.
 
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import nvrtc
+from .. import nvrtc, partials
 from ..eager import plain
+from . import plan as plans
 
-CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-WIDTH = 4  # channels of a thread
-_THREADS = 128
-_SEGMENT = 64  # the most positions of a row that a thread walks
-_BLOCKS = {"forward": 12, "backward": 3}  # a multiprocessor; the backward's each have sums, so as many as it holds
-_AHEAD = {"forward": 2, "backward": 1}  # positions loaded ahead: the backward has no registers for more
+_NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 torch.library.define("vmamba_ops::dwconv_silu", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 torch.library.define(
     "vmamba_ops::dwconv_silu_backward", "(Tensor dy, Tensor x, Tensor weight, Tensor? bias) -> (Tensor, Tensor, Tensor)"
 )
-
-
-def source() -> str:
-    return (Path(__file__).parent / "dwconv.cu").read_text()
-
-
-def macros_of(entry: str, dtype: torch.dtype, bias: bool, flip: bool) -> dict[str, int]:
-    """What the source wants defined for "forward" (with ``flip`` the gradient of x) or "backward"."""
-    flags = {"BIAS": int(bias), "ACT": int(not flip), "FLIP": int(flip)}
-    return {"IN": CODES[dtype], "AHEAD": _AHEAD[entry], "THREADS": _THREADS, "BLOCKS": _BLOCKS["backward"]} | flags
 
 
 @dataclass(frozen=True)
@@ -44,51 +29,49 @@ class _Launch:
 
     kernel: nvrtc.Kernel
     grid: tuple[int, int]
-    sizes: tuple[int, ...]
+    shared: int
+    tasks: int  # each with sums of its own
+    sizes: tuple[int, ...]  # Problem's fields from images on
 
     def __call__(self, *tensors: Tensor | None) -> None:
         """``tensors`` are Problem's, None for a null pointer."""
         fields = (*[0 if t is None else t.data_ptr() for t in tensors], *self.sizes)
         stream = torch._C._cuda_getCurrentRawStream(self.kernel.device)
         if self.kernel.device == torch._C._cuda_getDevice():
-            self.kernel.launch(self.grid, _THREADS, 0, stream, fields)
+            self.kernel.launch(self.grid, plans.THREADS, self.shared, stream, fields)
             return
         with torch.cuda.device(self.kernel.device):
-            self.kernel.launch(self.grid, _THREADS, 0, stream, fields)
+            self.kernel.launch(self.grid, plans.THREADS, self.shared, stream, fields)
 
 
 @cache
-def _launch(entry: str, device: int, shape: tuple[int, ...], dtype: torch.dtype, bias: bool, flip: bool) -> _Launch:
-    images, height, width, dim = shape
+def _launch(direction: str, device: int, shape: tuple[int, ...], dtype: torch.dtype, bias: bool) -> _Launch:
     found = torch.cuda.get_device_properties(device)
-    groups = dim // WIDTH
-    lanes = max(n for n in range(1, 33) if groups % n == 0)
-    slots, segments = _THREADS // lanes, -(-width // _SEGMENT)
-    tasks = images * height * segments
-    blocks = min(-(-tasks // slots), max(1, found.multi_processor_count * _BLOCKS[entry] * lanes // groups))
-    macros = macros_of(entry, dtype, bias, flip)
+    plan = plans.plan(direction, _NAMES[dtype], *shape, found.multi_processor_count)
+    arch, entry = f"sm_{found.major}{found.minor}", f"dwconv_{direction}"
     with torch.cuda.device(device):
-        kernel = nvrtc.Kernel(source(), "dwconv", macros, f"sm_{found.major}{found.minor}", f"dwconv_{entry}", device)
-    sizes = (images * height, height, width, dim, lanes, segments, -(-width // segments))
-    return _Launch(kernel, (blocks, groups // lanes), sizes)
+        kernel = nvrtc.Kernel(plans.source(direction), "dwconv", plan.macros(bias), arch, entry, device)
+    return _Launch(kernel, (plan.tasks * plan.groups, 1), plan.shared, plan.tasks, plan.fields)
 
 
 def _forward(x, weight, bias):
     y = torch.empty_like(x)
-    _launch("forward", x.device.index, tuple(x.shape), x.dtype, bias is not None, False)(
-        x, weight, bias, y, *[None] * 3
-    )
+    _launch("forward", x.device.index, tuple(x.shape), x.dtype, bias is not None)(x, weight, bias, y, *[None] * 4)
     return y
 
 
 def _backward(dy, x, weight, bias):
-    launch = _launch("backward", x.device.index, tuple(x.shape), x.dtype, bias is not None, False)
-    dpre, dx = torch.empty_like(x), torch.empty_like(x)
-    parts = weight.new_empty((launch.grid[0], 10, x.shape[3]))
-    launch(x, weight, bias, None, dy, dpre, parts)
-    _launch("forward", x.device.index, tuple(x.shape), x.dtype, False, True)(dpre, weight, None, dx, *[None] * 3)
-    sums = parts.sum(0)
-    return dx, sums[:9].t().reshape(weight.shape).contiguous(), weight.new_empty(0) if bias is None else sums[9].clone()
+    launch = _launch("backward", x.device.index, tuple(x.shape), x.dtype, bias is not None)
+    dx, dweight, dbias = torch.empty_like(x), torch.empty_like(weight), weight.new_empty(0)
+    parts = weight.new_empty((launch.tasks, *weight.shape))
+    if bias is None:
+        launch(x, weight, None, None, dy, dx, parts, None)
+        partials.add((parts, dweight))
+        return dx, dweight, dbias
+    dbias, bias_parts = torch.empty_like(bias), bias.new_empty((launch.tasks, *bias.shape))
+    launch(x, weight, bias, None, dy, dx, parts, bias_parts)
+    partials.add((parts, dweight), (bias_parts, dbias))
+    return dx, dweight, dbias
 
 
 @torch.library.register_fake("vmamba_ops::dwconv_silu")
