@@ -60,6 +60,10 @@ def test_triton_against_float64(shape, types, poisoned):
     total, y = backend.add_norm(*inputs, 1e-5, out_type)
     exact, (total_, y_) = _exact(inputs, total.dtype)
     assert total.dtype == torch.promote_types(x_type, branch_type) and y.dtype == out_type
+    with torch.no_grad():  # which goes around autograd
+        bare = *backend.add_norm(*inputs, 1e-5, out_type), backend.norm(total, None, *inputs[2:], 1e-5, out_type)
+    assert not any(t.requires_grad for t in bare)
+    assert all(torch.equal(a, b) for a, b in zip(bare, (total, y, y), strict=True))
     weights = [torch.randn_like(t) for t in (total, y)]
     got = torch.autograd.grad([total, y], inputs, weights)
     expected = torch.autograd.grad([total_, y_], exact, [w.double() for w in weights])

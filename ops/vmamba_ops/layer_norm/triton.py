@@ -50,18 +50,24 @@ def _types(tensors: tuple[Tensor, ...]) -> tuple[torch.dtype, ...]:
     return tuple([t.dtype for t in tensors])
 
 
+def _forward(x, branch, weight, bias, eps, out_dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """total, y, and mean and 1 / deviation of the rows."""
+    channels = x.shape[-1]
+    y = torch.empty(x.shape, dtype=out_dtype, device=x.device)
+    stats = torch.empty((x.numel() // channels, 2), dtype=torch.float32, device=x.device)
+    total, other = x, x
+    if branch is not None:
+        total, other = torch.empty(x.shape, dtype=_wider(x, branch), device=x.device), branch
+    _run("forward", (branch is not None,), eps, x, x, other, weight, bias, total, y, stats)
+    return total, y, stats
+
+
 class _Norm(torch.autograd.Function):
     """(x, branch or None, ...) -> y, or (total, y) if ``pair``."""
 
     @staticmethod
     def forward(ctx, x, branch, weight, bias, eps, out_dtype, pair):
-        channels = x.shape[-1]
-        y = torch.empty(x.shape, dtype=out_dtype, device=x.device)
-        stats = torch.empty((x.numel() // channels, 2), dtype=torch.float32, device=x.device)
-        total, other = x, x
-        if branch is not None:
-            total, other = torch.empty(x.shape, dtype=_wider(x, branch), device=x.device), branch
-        _run("forward", (branch is not None,), eps, x, x, other, weight, bias, total, y, stats)
+        total, y, stats = _forward(x, branch, weight, bias, eps, out_dtype)
         ctx.save_for_backward(total, stats, weight)
         ctx.types = x.dtype, None if branch is None else branch.dtype, bias.dtype
         ctx.set_materialize_grads(False)
@@ -108,7 +114,10 @@ def _out(x_dtype: torch.dtype, out_dtype: torch.dtype | None) -> torch.dtype:
 
 def norm(x: Tensor, branch: None, weight: Tensor, bias: Tensor, eps: float, out_dtype: torch.dtype | None) -> Tensor:
     """As the public ``layer_norm``."""
-    return _Norm.apply(x.contiguous(), branch, weight, bias, eps, _out(x.dtype, out_dtype), False)
+    inputs = (x.contiguous(), branch, weight, bias, eps, _out(x.dtype, out_dtype))
+    if torch.is_grad_enabled():
+        return _Norm.apply(*inputs, False)
+    return _forward(*inputs)[1]  # autograd's part of a call costs more than its kernel on small maps
 
 
 def add_norm(
@@ -117,4 +126,5 @@ def add_norm(
     """As the public ``add_layer_norm``."""
     total_dtype = x.dtype if branch is None else _wider(x, branch)
     branch = None if branch is None else branch.contiguous()
-    return _Norm.apply(x.contiguous(), branch, weight, bias, eps, _out(total_dtype, out_dtype), True)
+    inputs = (x.contiguous(), branch, weight, bias, eps, _out(total_dtype, out_dtype))
+    return _Norm.apply(*inputs, True) if torch.is_grad_enabled() else _forward(*inputs)[:2]
