@@ -20,6 +20,7 @@ def test_small_form(tmp_path, capsys):
     told = {(row["task"], row["model"], row["phase"]) for row in rows}
     assert told == {(t, m, p) for t in ("det", "seg") for m in ("nano", "swin_tiny") for p in ("train", "test")}
     assert all(float(row["images_per_s"]) > 0 < float(row["backbone_ms"]) for row in rows)
+    assert all(row["kernels_ms"] == row["launches"] == "" for row in rows), "a CPU has no kernels to count"
     told = capsys.readouterr()
     assert str(path) in told.out
     assert sum(line.startswith("task=") for line in told.err.splitlines()) == len(rows), "each as it is measured"

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
 
 FLUSH = 256 * 2**20  # bytes written between two timed calls: several times any L2
 
@@ -62,6 +64,17 @@ def _events(call: Callable[[], object], device: torch.device, repeats: int) -> f
         marks.append((start, stop))
     torch.cuda.synchronize(device)
     return statistics.median(start.elapsed_time(stop) for start, stop in marks)
+
+
+def device_work(call: Callable[[], object], device: torch.device) -> tuple[float, int] | tuple[None, None]:
+    """Milliseconds that a GPU's kernels and copies take in one ``call`` under the profiler, and how many they are."""
+    if device.type == "cpu":
+        return None, None
+    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+        call()
+        torch.cuda.synchronize(device)
+    events = [event for event in recorded.events() if event.device_type == DeviceType.CUDA]
+    return sum(event.device_time for event in events) / 1e3, len(events)
 
 
 def host_microseconds(call: Callable[[], object], device: torch.device, calls: int = 20) -> float:
