@@ -123,7 +123,7 @@ def dwconv_silu(x_BHWD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As the public function, on a GPU."""
     if x_BHWD.is_cuda and torch.is_autocast_enabled("cuda"):
         x_BHWD = x_BHWD.to(torch.get_autocast_dtype("cuda"))
-    own = [None if t is None else t.float().contiguous() for t in (weight, bias)]
-    eager = x_BHWD.is_cuda and plain(x_BHWD, weight, bias)
-    call = _Eager.apply if eager else torch.ops.vmamba_ops.dwconv_silu
-    return call(x_BHWD.contiguous(), *own)
+    tensors = (x_BHWD.contiguous(), *[None if t is None else t.float().contiguous() for t in (weight, bias)])
+    if not (x_BHWD.is_cuda and plain(x_BHWD, weight, bias)):
+        return torch.ops.vmamba_ops.dwconv_silu(*tensors)
+    return _Eager.apply(*tensors) if torch.is_grad_enabled() else _forward(*tensors)
