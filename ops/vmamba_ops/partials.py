@@ -18,6 +18,7 @@ THREADS, SHARED = 256, 256 * 32
 MACROS = {"CW": THREADS // 64, "JOBS": JOBS}
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _VECTOR = 16  # bytes of a thread
+_SLICES = 64  # the most threads that share a sum
 _FILL = 128 * 1024  # threads that are enough for a GPU
 
 
@@ -48,7 +49,7 @@ def plan(shapes: tuple[tuple[int, int, int, int, int], ...]) -> Plan:
         if size % _VECTOR or stride % _VECTOR:
             raise ValueError(f"partials: a part of {size} bytes every {stride}; both must be multiples of {_VECTOR}")
         slices, vectors = 1, size // _VECTOR
-        while slices < 32 and 4 * slices < parts and vectors * slices < _FILL:
+        while slices < _SLICES and 4 * slices < parts and vectors * slices < _FILL:
             slices *= 2
         end += -(-vectors * slices // THREADS)
         jobs.append((parts, stride, size, kind, slices, copies, end))

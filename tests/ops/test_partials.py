@@ -54,7 +54,13 @@ def test_emulated(tmp_path):
         text.replace("extern __shared__ float shared[]", "float* shared = (float*)shared_memory")
     )
     macros = [f"-D{key}={value}" for key, value in partials.MACROS.items()]
-    macros += [f'-DSOURCE="{tmp_path}/source.inc"', "-DKERNEL=partials", "-DCHAIN=1", "-D__float_as_int=cast<int>"]
+    macros += [
+        f'-DSOURCE="{tmp_path}/source.inc"',
+        "-DKERNEL=partials",
+        "-DCHAIN=1",
+        "-D__float_as_int=cast<int>",
+        "-D__ldcs(p)=*(p)",
+    ]
     source = Path(__file__).parent / "warps.cpp"
     command = ["g++", *FLAGS, *macros, "-D__int_as_float=cast<float>", str(source), "-o", f"{tmp_path}/partials.so"]
     subprocess.run(command, check=True)
