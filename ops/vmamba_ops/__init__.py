@@ -16,6 +16,8 @@ _HOME = {
     "dwconv_silu": "dwconv",
     "layer_norm": "layer_norm",
     "add_layer_norm": "layer_norm",
+    "mlp": "mlp",
+    "add_norm_mlp": "mlp",
 }
 _MODULES = ("dispatch", "limits")
 __all__ = [*_HOME, *_MODULES]

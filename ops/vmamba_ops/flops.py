@@ -8,6 +8,7 @@ that knows them all.
 
 from importlib import import_module
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 import torch
@@ -65,10 +66,32 @@ def register_ss2d() -> None:
     register_flop_formula(torch.ops.vmamba_ops.ss2d_scan_backward)(_ss2d_backward)
 
 
+def _mlp(y_shape: Any, w1_shape: Any, *_, **__) -> int:
+    """Two products (a multiply-add counted twice)."""
+    return 4 * prod(y_shape) * w1_shape[0]
+
+
+def _add_norm_mlp(x_shape: Any, branch: Any, weight: Any, bias: Any, eps: float, w1_shape: Any, *_, **__) -> int:
+    return _mlp(x_shape, w1_shape)
+
+
+def _mlp_backward(dout_shape: Any, hidden: Any, y_shape: Any, w1_shape: Any, *_, **__) -> int:
+    return 2 * _mlp(y_shape, w1_shape)
+
+
+def register_mlp() -> None:
+    """Register ``vmamba_ops::mlp``, its backward and ``add_norm_mlp`` (without its norm), once."""
+    register_flop_formula(torch.ops.vmamba_ops.mlp)(_mlp)
+    register_flop_formula(torch.ops.vmamba_ops.mlp_backward)(_mlp_backward)
+    register_flop_formula(torch.ops.vmamba_ops.add_norm_mlp)(_add_norm_mlp)
+
+
 def counter(**kwargs: Any) -> FlopCounterMode:
     """``FlopCounterMode(**kwargs)`` that counts the scan whichever backend runs it (by the new rule)."""
     for module, needs in (("cpu", "numba"), ("triton", "triton"), ("cuda", "torch")):
         if find_spec(needs):
             import_module(f".selective_scan.{module}", __package__)
+    if find_spec("triton"):
+        import_module(".mlp.triton", __package__)
     import_module(".ss2d.cuda", __package__)
     return FlopCounterMode(**kwargs)

@@ -13,7 +13,10 @@ HERE = Path(__file__).parent
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here: the tests run compiled, in this process")
 def test_under_the_interpreter():
-    files = [str(HERE / name) for name in ("test_triton_scan.py", "test_triton_cross.py", "test_layer_norm.py")]
+    files = [
+        str(HERE / name)
+        for name in ("test_triton_scan.py", "test_triton_cross.py", "test_layer_norm.py", "test_mlp.py")
+    ]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
