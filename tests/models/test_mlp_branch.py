@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vmamba.models import VMamba, block, layers
+from vmamba.models import VMamba, block, compile, layers
 from vmamba.models.variants import how
 
 SMALL = {"num_classes": 5, "img_size": 32, "norm": "ln", **how("v05")}
@@ -98,12 +98,16 @@ def test_one_graph_for_the_compiler(calls):
     assert calls["whole"] >= 2
 
 
-@pytest.mark.parametrize("fused", [False, True])
-def test_training_compiled(calls, monkeypatch, fused):
-    monkeypatch.setattr(layers, "COMPILED_TRAINING", fused)
-    network = _network(depths=[1]).train()
-    torch.compile(network, fullgraph=True, backend="eager")(_images(2, 3, 32, 32)).sum().backward()
-    assert calls["whole"] == 0 and (calls["mlp"] > 0) is fused
+@pytest.mark.parametrize("ours", [False, True])
+def test_training_compiled(calls, monkeypatch, ours):
+    network, asked = _network(depths=[1]).train(), {}
+    bare = network.compile
+    monkeypatch.setattr(network, "compile", lambda **how: (asked.update(how), bare(fullgraph=True, backend="eager")))
+    assert compile(network, "reduce-overhead") is network if ours else network.compile()
+    network(_images(2, 3, 32, 32)).sum().backward()
+    assert calls["whole"] == 0 and (calls["mlp"] > 0) is ours
+    if ours:
+        assert asked == {"fullgraph": True, "options": {"triton.cudagraphs": True, "layout_optimization": False}}
 
 
 @pytest.mark.gpu
@@ -111,10 +115,12 @@ def test_training_compiled(calls, monkeypatch, fused):
 @pytest.mark.parametrize("compiled", [False, True])
 def test_on_a_gpu(compiled, monkeypatch):
     sizes = {"depths": [1], "dims": [96]} if compiled else {"depths": [1, 1, 1], "dims": [96, 192, 384]}
-    monkeypatch.setattr(layers, "COMPILED_TRAINING", True)
     network, x = _network(**sizes, backend="auto").cuda(), _images(2, 3, 64, 64).cuda()
     results = []
-    for call in (torch.compile(network, fullgraph=True) if compiled else network, network):
+    for compiles in (compiled, False):
+        if compiles:
+            compile(network)
+        call = network if compiles else network.forward  # what is compiled is the call
         with torch.autocast("cuda", torch.bfloat16):
             with torch.no_grad():
                 evaluated = call(x)

@@ -25,7 +25,7 @@ from torch import nn
 from vmamba.bench.complexity import fake, flops, millions
 from vmamba.bench.report import Row
 from vmamba.config.errors import UserError
-from vmamba.models import create_model, list_models
+from vmamba.models import compile, create_model, list_models
 
 TIMM = (
     "deit_small_patch16_224",
@@ -36,7 +36,6 @@ TIMM = (
     "convnext_tiny",
 )
 MODES = ("eager", "default", "reduce-overhead")  # the last two are torch.compile's
-Call = Callable[[torch.Tensor], torch.Tensor]
 RESULTS = ("ms", "images_per_s", "memory_GB", "first_s")
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
@@ -120,8 +119,9 @@ def measure(job: Job, lock: Any, together: Callable[[], Any]) -> list[Row]:
     common |= {"scan": job.scan if ours else ""}
     network = network.to(device, memory_format=torch.channels_last)
     images = torch.randn(job.batch, 3, job.side, job.side, device=device).contiguous(memory_format=torch.channels_last)
-    call = network if job.mode == "eager" else torch.compile(network, fullgraph=True, mode=job.mode)
-    steps = {"eval": _evaluation(call, images, job), "train": _training(network, call, images, job)}
+    if job.mode != "eager":
+        compile(network, job.mode) if ours else network.compile(fullgraph=True, mode=job.mode)
+    steps = {"eval": _evaluation(network, images, job), "train": _training(network, images, job)}
     rows = {phase: common | {"phase": phase} | dict.fromkeys(RESULTS) | {"note": ""} for phase in steps}
 
     def first(phase: str) -> None:
@@ -165,16 +165,16 @@ def _noted(row: Row, action: Callable[[], None]) -> None:
         row["note"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
-def _evaluation(call: Call, images: torch.Tensor, job: Job):
+def _evaluation(network: nn.Module, images: torch.Tensor, job: Job):
     @torch.no_grad()
     def step() -> None:
         with _autocast(job):
-            call(images)
+            network(images)
 
     return step
 
 
-def _training(network: nn.Module, call: Call, images: torch.Tensor, job: Job):
+def _training(network: nn.Module, images: torch.Tensor, job: Job):
     cuda = job.device != "cpu"
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4, fused=cuda)
     scaler = torch.amp.GradScaler(images.device.type, enabled=job.dtype == "fp16")
@@ -183,7 +183,7 @@ def _training(network: nn.Module, call: Call, images: torch.Tensor, job: Job):
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         with _autocast(job):
-            loss = nn.functional.cross_entropy(call(images), labels)
+            loss = nn.functional.cross_entropy(network(images), labels)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

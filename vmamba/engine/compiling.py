@@ -3,16 +3,19 @@
 import torch
 from torch import nn
 
+from vmamba import models
+
 
 def compile(model: nn.Module, cfg) -> None:
     """Compiles ``model`` in place, by ``cfg.compile_mode``; names in the state dict stay as they are.
 
     Our own models must come out as one graph; timm's may break.
     """
-    # inductor's analysis of coalescing fails an assertion on maps of unknown size (torch 2.11), which det and seg have
-    known = {} if str(cfg.task.name) == "cls" else {"triton.coalesce_tiling_analysis": False}
-    options = torch._inductor.list_mode_options(str(cfg.compile_mode)) | known
-    model.compile(fullgraph=str(cfg.model.family) == "vmamba", options=options)
+    mode = str(cfg.compile_mode)
+    if str(cfg.model.family) == "vmamba":
+        models.compile(model, mode, sizes_vary=str(cfg.task.name) != "cls")
+    else:
+        model.compile(mode=None if mode == "default" else mode)
 
 
 def step() -> None:

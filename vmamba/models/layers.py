@@ -12,11 +12,6 @@ from torch.nn import functional as F
 from vmamba_ops import add_layer_norm, layer_norm, mlp
 from vmamba_ops.mlp import fits
 
-# Whether a compiled training step takes the fused MLP. With it the graph of VMamba-T falls below 300 nodes a
-# convolution, and inductor then turns every map's layout (46.7 ms a step in place of 31.1 on an H100) unless compiled
-# with layout_optimization=False.
-COMPILED_TRAINING = False
-
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
 
 
@@ -132,6 +127,7 @@ class Mlp(nn.Module):
         self.fc1 = linear(channels, 2 * hidden if gated else hidden)
         self.act = activation(act)
         self.fc2 = linear(hidden, channels)
+        self.fused_training = False  # whether a compiled training step takes the one operator: see compiling.py
 
     def own(self) -> tuple[Tensor, ...]:
         """The parameters of both maps, as ``vmamba_ops.mlp`` takes them."""
@@ -145,7 +141,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         step = torch.is_grad_enabled() and torch.compiler.is_compiling()
-        if (COMPILED_TRAINING or not step) and self.ordinary() and fits(x, self.fc1.weight):
+        if (self.fused_training or not step) and self.ordinary() and fits(x, self.fc1.weight):
             return mlp(x, *self.own())
         x = self.fc1(x)
         if self.gated:

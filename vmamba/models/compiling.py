@@ -1,0 +1,28 @@
+"""torch.compile of a VMamba with what inductor has to be told about it."""
+
+import torch
+from torch import nn
+
+from vmamba.models.layers import Mlp
+
+
+def compile(model: nn.Module, mode: str = "default", *, sizes_vary: bool = False) -> nn.Module:
+    """Compiles ``model``, a VMamba or what holds one, in place as one graph; names in the state dict stay.
+
+    A bare ``torch.compile(model)`` works too and is slower: inductor then takes (B, H, W, C) maps for the convolutions'
+    layout and turns them (VMamba-T[s1l8], H100, bf16, batch 128, evaluation: 11.9 ms of kernels in place of 9.7).
+
+    Args:
+        mode: torch.compile's: "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
+        sizes_vary: images of many sizes, as in detection: leaves out an analysis that torch 2.11 fails in then.
+    Returns:
+        ``model`` itself.
+    """
+    options = torch._inductor.list_mode_options(mode) | {"layout_optimization": False}
+    if sizes_vary:
+        options["triton.coalesce_tiling_analysis"] = False
+    for module in model.modules():
+        if isinstance(module, Mlp):
+            module.fused_training = True  # otherwise the graph is so short that every map's layout would be turned
+    model.compile(fullgraph=True, options=options)
+    return model
