@@ -6,10 +6,6 @@ from torch import Tensor
 from .dispatch import resolve
 from .limits import unfit
 
-# Where the two ways take the same time, forward and backward, on an H100 in float16 (docs/performance.md)
-MANY = 2048  # channels of all maps of a batch
-FEW = 4608  # positions
-
 
 @torch.compiler.assume_constant_result
 def _constant(op: str, backend: str, device_type: str, d_state: int, dtype: torch.dtype) -> str:
@@ -28,21 +24,13 @@ def choose(op: str, backend: str, tensor: Tensor, d_state: int = 1) -> str:
 
 
 def choose_ss2d(backend: str, x_BHWD: Tensor, d_state: int, routes: str) -> str:
-    """As ``choose`` for ``ss2d``, whose ``auto`` also asks what the fused kernel takes and whether it is the faster.
+    """As ``choose`` for ``ss2d``, whose ``auto`` also asks what the fused kernel takes: there it is the faster.
 
     Raises ``ValueError`` for a problem that backend "fused" does not take.
     """
     why = unfit(x_BHWD.shape[3], d_state, routes)
     if why and backend == "fused":
         raise ValueError(f"ss2d: backend 'fused' cannot run this: {why}; use backend=auto")
-    if backend == "auto" and (why or not fused_pays(*x_BHWD.shape) or not _new_enough(x_BHWD.device)):
+    if backend == "auto" and (why or not _new_enough(x_BHWD.device)):
         backend = "composed"
     return choose("ss2d", backend, x_BHWD)
-
-
-def fused_pays(batch: int, height: int, width: int, channels: int) -> bool:
-    """Whether the fused SS2D is faster than its parts: not for a few maps of many positions, which leave it waiting.
-
-    Its warps walk whole maps, 16 channels each, so a GPU wants many of them; on small maps the parts wait for the host.
-    """
-    return batch * channels >= MANY or height * width <= FEW

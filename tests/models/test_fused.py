@@ -8,7 +8,6 @@ from vmamba.config.errors import UserError
 from vmamba.models import Backbone, VMamba, create_model
 from vmamba.models.ss2d import SS2D, backend_here
 from vmamba.models.variants import how
-from vmamba_ops.choose import fused_pays
 from vmamba_ops.dispatch import resolve
 
 SMALL = {"depths": [1, 1], "dims": [16, 32], "num_classes": 5, "img_size": 32, "norm": "ln2d", **how("v05")}
@@ -123,12 +122,6 @@ def test_projecting_before_the_cross_scan_is_projecting_after_it(routes):
     inputs = [x, op.x_proj_weight, op.dt_projs_weight, op.dt_projs_bias, op.A_logs, op.Ds]
     for a, b in zip(*(torch.autograd.grad(y.sin().sum(), inputs) for y in (before, after)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-3)
-
-
-def test_few_large_maps_are_left_to_the_parts():
-    takes = [(128, 56, 56, 96), (1, 56, 56, 96), (2, 50, 84, 384), (32, 200, 334, 96), (1, 7, 7, 768)]
-    leaves = [(2, 200, 334, 96), (2, 100, 167, 192), (1, 128, 128, 96)]
-    assert [fused_pays(*shape) for shape in takes + leaves] == [True] * len(takes) + [False] * len(leaves)
 
 
 def test_the_backend_is_told_as_it_is(monkeypatch):

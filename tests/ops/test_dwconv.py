@@ -80,7 +80,7 @@ def _emulated(folder, plan, bias, tensors):
     name = folder / plan.direction
     name.with_suffix(".inc").write_text("// " + text)
     macros = [f"-D{key}={value}" for key, value in plan.macros(bias).items()]
-    macros += [f'-DSOURCE="{name}.inc"', f"-DKERNEL=dwconv_{plan.direction}", "-DCHAIN=1"]
+    macros += [f'-DSOURCE="{name}.inc"', f"-DKERNEL=dwconv_{plan.direction}"]
     source = Path(__file__).parent / "warps.cpp"
     subprocess.run(["g++", *FLAGS, *macros, str(source), "-o", f"{name}.so"], check=True)
     fields = [0 if t is None else t.data_ptr() for t in tensors] + list(plan.fields)

@@ -57,7 +57,6 @@ def test_emulated(tmp_path):
     macros += [
         f'-DSOURCE="{tmp_path}/source.inc"',
         "-DKERNEL=partials",
-        "-DCHAIN=1",
         "-D__float_as_int=cast<int>",
         "-D__ldcs(p)=*(p)",
     ]

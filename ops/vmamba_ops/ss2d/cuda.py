@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from .. import flops, nvrtc, partials
 from ..eager import plain
@@ -176,14 +177,18 @@ def ss2d(x_BHWD, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds) -> T
     D, rank = dt_projs_weight.shape[1:]
     if x_BHWD.is_cuda and torch.is_autocast_enabled("cuda"):
         x_BHWD = x_BHWD.to(torch.get_autocast_dtype("cuda"))
-    odd, even = rank % 2, rank + rank % 2  # the kernel reads pairs: a column of zeros after an odd number of dt's
-    zeros = x_proj_weight.new_zeros(K, plans.padded(even) - 2 - rank, D)
-    parts = x_proj_weight[:, :rank], zeros[:, :odd], x_proj_weight[:, rank:], zeros[:, odd:]
-    dt_projs_weight = torch.nn.functional.pad(dt_projs_weight, (0, odd)) if odd else dt_projs_weight
+    if rank % 2:  # the kernel reads pairs: zeros after an odd number of dt's
+        zeros = x_proj_weight.new_zeros(K, 1, D)
+        x_proj_weight = torch.cat((x_proj_weight[:, :rank], zeros, x_proj_weight[:, rank:]), 1)
+        dt_projs_weight = F.pad(dt_projs_weight, (0, 1))
+    rest = plans.padded(rank + rank % 2) - x_proj_weight.shape[1]  # rows of P start at 16 bytes
+    x_proj_weight = F.pad(x_proj_weight, (0, 0, 0, rest)) if rest else x_proj_weight
     x_BHWD = x_BHWD.contiguous()
-    rows = torch.nn.functional.linear(x_BHWD, torch.cat(parts, 1).flatten(0, 1).to(x_BHWD.dtype))
+    rows = F.linear(x_BHWD, x_proj_weight.flatten(0, 1).to(x_BHWD.dtype))
     own = (dt_projs_weight, dt_projs_bias, A_logs.view(K, D), Ds.view(K, D))
     own = [t.float().contiguous() for t in own]
     if x_BHWD.is_cuda and plain(x_BHWD, rows, *own):
-        return _Eager.apply(x_BHWD, rows, *own, torch.is_grad_enabled())
+        if not torch.is_grad_enabled():  # autograd's part of a call costs more than its kernel on small maps
+            return _forward(x_BHWD, rows, *own, False)[0]
+        return _Eager.apply(x_BHWD, rows, *own, True)
     return torch.ops.vmamba_ops.ss2d_scan(x_BHWD, rows, *own, torch.is_grad_enabled())[0]
