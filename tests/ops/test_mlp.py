@@ -193,6 +193,8 @@ def test_refusals():
 @on_gpu
 @pytest.mark.parametrize("channels", [96, 192])
 def test_opcheck(channels):
+    import vmamba_ops.mlp.triton  # noqa: F401  which defines the operators
+
     x, w1, b1, w2, b2 = _inputs(channels, 2, 50, dtype=HALF)
     torch.library.opcheck(torch.ops.vmamba_ops.mlp.default, (x, w1, b1, w2, b2, True))
     if channels in plan.INFERENCE:
