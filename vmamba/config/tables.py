@@ -31,7 +31,7 @@ def forward_types() -> str:
         "",
         "What a type says holds for every `scan` that is named. `scan=auto` keeps to it as well, with one exception:",
         "in `v05` (and `v4`), where speed is the point, it takes `scan=fused` on a GPU that has it (routes cross2d,",
-        "d_state 1, inner widths that are multiples of 16; not for batches of few large maps). That one has no",
+        "d_state 1, inner widths that are multiples of 16). That one has no",
         "projections, cross scan and scan apart. Its state is float32, but each addition of the four routes is rounded",
         "to the network's type, so under 16-bit autocast it is not the float32 output that `v05` names: `scan=oflex`",
         "keeps that to the letter.",
