@@ -65,6 +65,8 @@ def test_triton_against_float64(shape, types, poisoned):
     assert not any(t.requires_grad for t in bare)
     assert all(torch.equal(a, b) for a, b in zip(bare, (total, y, y), strict=True))
     weights = [torch.randn_like(t) for t in (total, y)]
+    if shape[-1] == 1:  # one sum, which is measured against itself: no cancelling
+        weights = [w.abs() for w in weights]
     got = torch.autograd.grad([total, y], inputs, weights)
     expected = torch.autograd.grad([total_, y_], exact, [w.double() for w in weights])
     wanted = max(TOLERANCE[t] for t in types)
