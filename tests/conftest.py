@@ -1,4 +1,4 @@
-"""What holds for every test: the same random numbers every time, and Ctrl-C also where a shell runs them in the background."""
+"""What holds for every test: the same random numbers every time; Ctrl-C, also where a shell runs them behind."""
 
 import signal
 

@@ -39,7 +39,8 @@ def _models(figure, rows: list[Row]) -> None:
         axes.set_yticklabels(names, fontsize=7)
         axes.margins(x=0.15)
     axes.invert_yaxis()
-    axes.legend(title="compile", fontsize=7, title_fontsize=7)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, title="compile", loc="outside lower center", ncols=3, fontsize=7, title_fontsize=7)
 
 
 def _scaling(figure, rows: list[Row]) -> None:
