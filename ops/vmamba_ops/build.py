@@ -135,7 +135,7 @@ def build(options: argparse.Namespace) -> int:
     start, total, fresh = time.perf_counter(), 0, 0
     with ThreadPoolExecutor(max(1, options.jobs)) as pool:
         for arch, plan, binary in pool.map(compile, product(options.arch, list(kernels(options)))):
-            usage = next((usage for usage in binary.usage if usage.name == plan.direction), None)
+            usage = next((usage for usage in binary.usage if usage.name == plan.entry), None)
             total, fresh = total + 1, fresh + (not binary.cached)
             print(f"{arch}  {_usage(usage)}  {_describe(plan)}", flush=True)
         for arch, name, plan, binary in pool.map(compile_fused, product(options.arch, list(fused_kernels(options)))):

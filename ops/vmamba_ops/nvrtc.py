@@ -211,9 +211,9 @@ def _enter(device: int) -> None:
 
 
 class Kernel:
-    """An entry of compiled code on one device; its one argument is a struct of 8-byte fields.
+    """An entry of compiled code on one of torch's devices; its one argument is a struct of 8-byte fields.
 
-    ``launch`` is made to be cheap (a few microseconds): it takes plain integers and does no checks.
+    ``start`` and ``launch`` are made to be cheap (a few microseconds): they take plain integers and do no checks.
     """
 
     def __init__(self, source: str, name: str, macros: Mapping[str, object], arch: str, entry: str, device: int):
@@ -229,6 +229,10 @@ class Kernel:
         _check(driver.cuModuleGetFunction(ctypes.byref(self._function), self._module, entry.encode()), self.name)
         self._shared = 48 * 1024
         self._launch, self._thread = driver.cuLaunchKernelEx, threading.local()
+        import torch  # whose streams these are; not at the top, so that compiling needs no torch
+
+        self._current, self._stream = torch._C._cuda_getDevice, torch._C._cuda_getCurrentRawStream
+        self._elsewhere = torch.cuda.device
 
     def _prepare(self, fields: int) -> tuple:
         """This thread's memory for a launch: CUlaunchConfig, then the struct; how to fill it; where its parts are."""
@@ -238,6 +242,15 @@ class Kernel:
         arguments = (ctypes.c_void_p * 1)(start + _CONFIG_BYTES)
         self._thread.prepared = layout.pack_into, memory, start, ctypes.addressof(arguments), arguments
         return self._thread.prepared
+
+    def start(self, grid: tuple[int, int], threads: int, shared: int, fields: Sequence[int]) -> None:
+        """``launch`` on torch's current stream of the kernel's device, which need not be the current device."""
+        stream = self._stream(self.device)
+        if self.device == self._current():
+            self.launch(grid, threads, shared, stream, fields)
+            return
+        with self._elsewhere(self.device):
+            self.launch(grid, threads, shared, stream, fields)
 
     def launch(self, grid: tuple[int, int], threads: int, shared: int, stream: int, fields: Sequence[int]) -> None:
         """Start ``grid`` blocks of ``threads`` with ``shared`` bytes on ``stream``; ``fields`` fill the struct."""

@@ -79,9 +79,4 @@ def add(*jobs: tuple[Tensor, Tensor]) -> None:
         shapes.append((n, parts.stride(0) * item, numbers * item, _KINDS[dtype], out.numel() // numbers))
         pointers.append((parts.data_ptr(), out.data_ptr()))
     found, kernel = plan(tuple(shapes)), _kernel(jobs[0][0].device.index)
-    fields, stream = found.fields(pointers), torch._C._cuda_getCurrentRawStream(kernel.device)
-    if kernel.device == torch._C._cuda_getDevice():
-        kernel.launch((found.blocks, 1), THREADS, SHARED, stream, fields)
-        return
-    with torch.cuda.device(kernel.device):
-        kernel.launch((found.blocks, 1), THREADS, SHARED, stream, fields)
+    kernel.start((found.blocks, 1), THREADS, SHARED, found.fields(pointers))

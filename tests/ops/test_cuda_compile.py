@@ -1,8 +1,11 @@
 """CUDA C++ without a GPU: every variant of the scan compiles, the cache, the build command, refusals, shapes."""
 
+import ctypes
+import struct
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from importlib.util import find_spec
 from itertools import product
 
@@ -63,9 +66,11 @@ def test_every_variant_compiles(binaries, variant, direction, arch):
     binary = binaries[variant, direction, arch]
     assert binary.cubin.startswith(b"\x7fELF")
     usage = {usage.name: usage for usage in binary.usage}
-    assert 16 < usage[direction].registers <= 255
+    entry = _plan(direction, *variant).entry
+    assert set(usage) == ({entry, "scan_sums"} if direction == "backward" else {entry})
+    assert 16 < usage[entry].registers <= 255
     if variant[-1] == 0:
-        assert usage[direction].spills == 0, "the default kernels keep to registers"
+        assert usage[entry].spills == 0, "the default kernels keep to registers"
 
 
 def test_shared_memory_fits_every_gpu():
@@ -184,3 +189,29 @@ def test_mamba_ssm_is_absent():
     with pytest.raises(RuntimeError, match=r"mamba_ssm.*pip install mamba-ssm") as caught:
         scan(*_meta(), True, torch.float32)
     assert "\n" not in str(caught.value)
+
+
+class _Driver:
+    """Takes every call as a CUDA driver would, and keeps what a launch is given."""
+
+    def __getattr__(self, name):
+        return lambda *_: 0
+
+    def cuLaunchKernelEx(self, config, function, arguments, extra):
+        self.config = struct.unpack("<7I4xQQI4x2q", ctypes.string_at(config, 72))
+        (self.pointer,) = (ctypes.c_void_p * 1).from_address(arguments)
+        self.fields_at = config + 56
+        return 0
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_start_takes_the_current_stream_of_the_kernels_device(current, monkeypatch):
+    driver, switched = _Driver(), []
+    monkeypatch.setattr(nvrtc, "_driver", lambda: driver)
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: current, raising=False)
+    monkeypatch.setattr(torch._C, "_cuda_getCurrentRawStream", lambda device: 70 + device, raising=False)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext(switched.append(device)))
+    kernel = nvrtc.Kernel(SMALL, "small", {"VALUE": 1}, "sm_90", "set", 1)
+    kernel.start((5, 2), 64, 4096, (11, -12))
+    assert driver.config == (5, 2, 1, 64, 1, 1, 4096, 71, 0, 0, 11, -12)  # blocks, threads, bytes, stream, the struct
+    assert driver.pointer == driver.fields_at and switched == ([] if current == 1 else [1])

@@ -58,7 +58,7 @@ def _plan(op: str, image: tuple, sequences: tuple, dtype: torch.dtype, routes: s
             blocks = triton.cdiv(each * unit, block)
             constants |= {"V": unit, "H": height, "W": width, "BLOCK": block}
             scalars = (each, blocks, *(s // unit for s in (x_b, x_k, y_b, y_k)))
-            kernel = getattr(triton_small, op)
+            kernel = getattr(triton_small, f"cross_{op}")
             return Launch(kernel, (batch * blocks,), scalars, constants, triton_small.WARPS, None)
     high, wide = _unit(size, height), _unit(size, width)
     # Of the innermost axis, whose stride is 1, the kernels make no use.
@@ -72,7 +72,7 @@ def _plan(op: str, image: tuple, sequences: tuple, dtype: torch.dtype, routes: s
     constants |= {"X_CF": image_first, "Y_CF": sequence_first, "XV": x_unit, "YV": y_unit, "VH": high, "VW": wide}
     constants |= {"BC": BC, "BH": BH, "BW": BW}
     grid = (batch * blocks[0] * blocks[1] * blocks[2],)
-    return Launch(getattr(triton_kernels, op), grid, scalars, constants, _WARPS, None)
+    return Launch(getattr(triton_kernels, f"cross_{op}"), grid, scalars, constants, _WARPS, None)
 
 
 def _launch(op: str, wrap: bool, image: Tensor, sequences: Tensor, routes, image_first, sequence_first) -> None:

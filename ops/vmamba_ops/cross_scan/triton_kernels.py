@@ -104,7 +104,7 @@ def _get(
 
 
 @triton.jit(do_not_specialize=_OPEN)
-def scan(
+def cross_scan(
     x, y, C, HU, WU, blocks_c, blocks_h, blocks_w, x_b, x_k, x_c, x_h, x_w, y_b, y_k, y_c, y_l,
     TURN: tl.constexpr, BACK: tl.constexpr, SLICES: tl.constexpr, X_CF: tl.constexpr, Y_CF: tl.constexpr,
     XV: tl.constexpr, YV: tl.constexpr, VH: tl.constexpr, VW: tl.constexpr,
@@ -124,7 +124,7 @@ def scan(
 
 
 @triton.jit(do_not_specialize=_OPEN)
-def merge(
+def cross_merge(
     x, y, C, HU, WU, blocks_c, blocks_h, blocks_w, x_b, x_k, x_c, x_h, x_w, y_b, y_k, y_c, y_l,
     TURN: tl.constexpr, BACK: tl.constexpr, SLICES: tl.constexpr, X_CF: tl.constexpr, Y_CF: tl.constexpr,
     XV: tl.constexpr, YV: tl.constexpr, VH: tl.constexpr, VW: tl.constexpr,

@@ -28,7 +28,7 @@ def _place(o, l, H: tl.constexpr, W: tl.constexpr, TURNED: tl.constexpr, BACKWAR
 
 
 @triton.jit(do_not_specialize=_OPEN)
-def scan(
+def cross_scan(
     x, y, size, blocks, x_b, x_k, y_b, y_k,
     TURN: tl.constexpr, BACK: tl.constexpr, SLICES: tl.constexpr, V: tl.constexpr,
     H: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr,
@@ -46,7 +46,7 @@ def scan(
 
 
 @triton.jit(do_not_specialize=_OPEN)
-def merge(
+def cross_merge(
     x, y, size, blocks, x_b, x_k, y_b, y_k,
     TURN: tl.constexpr, BACK: tl.constexpr, SLICES: tl.constexpr, V: tl.constexpr,
     H: tl.constexpr, W: tl.constexpr, BLOCK: tl.constexpr, WIDE: tl.constexpr,

@@ -36,12 +36,7 @@ class _Launch:
     def __call__(self, *tensors: Tensor | None) -> None:
         """``tensors`` are Problem's, None for a null pointer."""
         fields = (*[0 if t is None else t.data_ptr() for t in tensors], *self.sizes)
-        stream = torch._C._cuda_getCurrentRawStream(self.kernel.device)
-        if self.kernel.device == torch._C._cuda_getDevice():
-            self.kernel.launch(self.grid, plans.THREADS, self.shared, stream, fields)
-            return
-        with torch.cuda.device(self.kernel.device):
-            self.kernel.launch(self.grid, plans.THREADS, self.shared, stream, fields)
+        self.kernel.start(self.grid, plans.THREADS, self.shared, fields)
 
 
 @cache

@@ -36,7 +36,9 @@ def _plan(direction: str, device: int | None, rows: int, channels: int, dtypes: 
     else:
         programs, scalars = min(triton.cdiv(rows, tile), _RESIDENT * _processors(device)), (rows,)
         constants = {"TOTAL": flags[0], "BRANCH": flags[1]} | sizes
-    return Launch(getattr(triton_kernels, direction), (programs,), scalars, constants, warps, None), programs
+    return Launch(
+        getattr(triton_kernels, f"layer_norm_{direction}"), (programs,), scalars, constants, warps, None
+    ), programs
 
 
 def _run(direction: str, flags: tuple, eps: float, x: Tensor, *tensors: Tensor) -> None:

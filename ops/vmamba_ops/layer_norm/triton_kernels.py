@@ -14,7 +14,7 @@ def _load(pointer, at, ok):
 
 
 @triton.jit(do_not_specialize=["rows", "eps"])
-def forward(
+def layer_norm_forward(
     x, branch, weight, bias, total, y, stats, rows, eps,
     ADD: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
@@ -39,7 +39,7 @@ def forward(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def backward(
+def layer_norm_backward(
     dy, x, stats, weight, dtotal, dx, dbranch, parts, rows,
     TOTAL: tl.constexpr, BRANCH: tl.constexpr, C: tl.constexpr, BC: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip

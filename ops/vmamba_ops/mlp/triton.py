@@ -31,10 +31,10 @@ torch.library.define(
 def _launch(kernel: str, rows: int, channels: int, hidden: int, kinds: tuple, flag: bool, eps: float) -> Launch:
     """``kinds``: the device and the dtypes, which a launch must not change."""
     if kernel == "expand":
-        tile, function, programs = plan.EXPAND, triton_parts.expand, hidden // plan.EXPAND.columns
+        tile, function, programs = plan.EXPAND, triton_parts.mlp_expand, hidden // plan.EXPAND.columns
         constants = {"BN": tile.columns, "BK": plan.step(channels)}
     else:
-        tile, function, programs = getattr(plan, kernel.upper())[channels], getattr(triton_kernels, kernel), 1
+        tile, function, programs = getattr(plan, kernel.upper())[channels], getattr(triton_kernels, f"mlp_{kernel}"), 1
         pieces = plan.pieces(channels)
         constants = {"P": channels // pieces, "PIECES": pieces, "BH": tile.columns}
         constants |= {"inference": {"ADD": flag}, "forward": {"SAVE": flag}, "backward": {}}[kernel]

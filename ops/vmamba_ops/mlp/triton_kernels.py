@@ -83,7 +83,7 @@ def _store(out, at, ok, a0, a1, a2, P: tl.constexpr, PIECES: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["rows", "eps"])
-def inference(
+def mlp_inference(
     x, branch, norm_weight, norm_bias, w1, b1, w2, b2, out, rows, eps,
     ADD: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PIECES: tl.constexpr, H: tl.constexpr,
     T: tl.constexpr, BH: tl.constexpr, STAGES: tl.constexpr,
@@ -123,7 +123,7 @@ def inference(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def forward(
+def mlp_forward(
     y, w1, b1, w2, b2, out, hidden, rows,
     SAVE: tl.constexpr, C: tl.constexpr, P: tl.constexpr, PIECES: tl.constexpr, H: tl.constexpr,
     T: tl.constexpr, BH: tl.constexpr, STAGES: tl.constexpr,
@@ -150,7 +150,7 @@ def forward(
 
 
 @triton.jit(do_not_specialize=["rows"])
-def backward(
+def mlp_backward(
     dout, w1, w2, hidden, active, dhidden, dy, parts1, parts2, rows,
     C: tl.constexpr, P: tl.constexpr, PIECES: tl.constexpr, H: tl.constexpr,
     T: tl.constexpr, BH: tl.constexpr, STAGES: tl.constexpr,

@@ -7,7 +7,7 @@ from .triton_kernels import _gelu
 
 
 @triton.jit(do_not_specialize=["rows"])
-def expand(
+def mlp_expand(
     y, w1, b1, active, rows,
     C: tl.constexpr, H: tl.constexpr,
     T: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,

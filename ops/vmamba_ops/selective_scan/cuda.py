@@ -47,14 +47,14 @@ def _arch(device: int) -> str:
 def _kernel(plan: plans.Plan, device: int) -> nvrtc.Kernel:
     with torch.cuda.device(device):
         source = plans.source(plan.direction)
-        return nvrtc.Kernel(source, "scan", plan.macros(), _arch(device), plan.direction, device)
+        return nvrtc.Kernel(source, "scan", plan.macros(), _arch(device), plan.entry, device)
 
 
 @cache
 def _adder(device: int) -> nvrtc.Kernel:
     any_plan = plans.plan("backward", 64, 1, "float32", "float32", True, 1)
     with torch.cuda.device(device):
-        return nvrtc.Kernel(plans.source("backward"), "scan", any_plan.macros(), _arch(device), "add_parts", device)
+        return nvrtc.Kernel(plans.source("backward"), "scan", any_plan.macros(), _arch(device), "scan_sums", device)
 
 
 def _common(u: Tensor, delta: Tensor, B: Tensor, C: Tensor) -> torch.dtype:
@@ -96,7 +96,7 @@ class _Launch:
     def __call__(self, inputs: tuple[int, ...], results: tuple[int, ...]) -> None:
         """Addresses: u, delta, B, C, A, D, bias; saved, out, last, dout, dlast, du, ddelta, dB, dC, dA, dD, dbias."""
         for shared, fields in self.slices:
-            _start(self.kernel, self.grid, self.threads, shared, (*inputs, *fields, *results))
+            self.kernel.start(self.grid, self.threads, shared, (*inputs, *fields, *results))
             inputs = (*inputs[:5], 0, inputs[6])  # D counts once
 
 
@@ -117,16 +117,6 @@ def _launch(direction, device, u_shape, B_shape, B_strides, C_strides, dtype, ou
         sizes = (groups, per_group, length, tiles, splits, rows, here, first, states, staging)
         slices.append((shared, (*strides, *sizes)))
     return _Launch(_kernel(plan, device), (units * splits, 1), plan.warps * 32, splits, tuple(slices))
-
-
-def _start(kernel: nvrtc.Kernel, grid: tuple[int, int], threads: int, shared: int, fields: tuple[int, ...]) -> None:
-    """Launch on the current stream of the kernel's device, which need not be the current device."""
-    stream = torch._C._cuda_getCurrentRawStream(kernel.device)
-    if kernel.device == torch._C._cuda_getDevice():
-        kernel.launch(grid, threads, shared, stream, fields)
-        return
-    with torch.cuda.device(kernel.device):
-        kernel.launch(grid, threads, shared, stream, fields)
 
 
 def _addresses(u, delta, B, C, A, D, bias) -> tuple[tuple[int, ...], bool]:
@@ -192,7 +182,7 @@ def _backward(dout, dlast, saved, u, delta, A, B, C, D, delta_bias, delta_softpl
         *(dD, total_D.data_ptr(), batch, dim, 0),
         *(dbias, total_bias.data_ptr(), batch, dim, 0),
     )
-    _start(_adder(u.device.index), (-(-max(size, dim * states) // 32), 5), 256, 0, jobs)
+    _adder(u.device.index).start((-(-max(size, dim * states) // 32), 5), 256, 0, jobs)
     results = (du, ddelta, total_A, total_B, total_C, total_D, total_bias)
     return tuple(
         [

@@ -66,6 +66,11 @@ class Plan:
     sliced: bool
 
     @property
+    def entry(self) -> str:
+        """The kernel's name, by which profilers know it."""
+        return f"scan_{self.direction}"
+
+    @property
     def group(self) -> int:
         """Rows a warp takes at a time."""
         return 32 // self.lanes * self.nrow

@@ -36,7 +36,7 @@ template <bool ADD> DI void add_to(float* sums, int lane, const float (&v)[ITEMS
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) backward(const __grid_constant__ Problem p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_backward(const __grid_constant__ Problem p) {
   extern __shared__ __align__(16) char memory[];
   constexpr int STATES_AT = 2 * SEGMENT<IN> + SEGMENT<OUT>, SET = STATES_AT + STATE_BYTES;
   constexpr int STAGE = NROW * SLOTS * SET;
@@ -205,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) backward(const 
 struct Sums {
   struct Job { const float* from; void* to; i64 count, size, type; } job[5];
 };
-extern "C" __global__ void __launch_bounds__(256) add_parts(const __grid_constant__ Sums p) {
+extern "C" __global__ void __launch_bounds__(256) scan_sums(const __grid_constant__ Sums p) {
   __shared__ float part[8][32];
   const auto& job = p.job[blockIdx.y];
   const i64 i = (i64)blockIdx.x * 32 + threadIdx.x % 32;

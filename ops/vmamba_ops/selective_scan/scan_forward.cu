@@ -1,6 +1,6 @@
 // The forward kernel; follows scan.cu. A warp's shared memory: STAGES x NROW x SLOTS segments of u, of delta, then
 // NROW x SLOTS segments of out.
-extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) forward(const __grid_constant__ Problem p) {
+extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_forward(const __grid_constant__ Problem p) {
   extern __shared__ __align__(16) char memory[];
   constexpr int PAIR = 2 * SEGMENT<IN>, STAGE = NROW * SLOTS * PAIR;
   const Place me(p);

@@ -102,13 +102,13 @@ def _segment_carries(p, reverse, wrap, v, v_strides, delta, A, W, bias, start, t
         scalars += (*v_strides, *p.strides[1], *p.strides[3 if reverse else 2])
         flags = {name: p.scalars[name] for name in ("HAS_BIAS", "SOFTPLUS")}
         constants = flags | {"REVERSE": reverse} | p.sizes(tile)
-        return triton_kernels.segment_ends, (p.grid(tile), parts), scalars, constants, tile
+        return triton_kernels.scan_segment_ends, (p.grid(tile), parts), scalars, constants, tile
 
     def make_carries():
         block = 128
         scalars = (p.states, p.dim, p.level, parts, stride, 0 if reverse else p.level)
         constants = {"REVERSE": reverse, "HAS_START": start is not None, "BLOCK": block}
-        return triton_kernels.carries, (ceil_div(p.level, block),), scalars, constants, Tile(1, 1, block, 4)
+        return triton_kernels.scan_carries, (ceil_div(p.level, block),), scalars, constants, Tile(1, 1, block, 4)
 
     p.run(wrap, ("ends", *key), make_ends, v, delta, A, W, bias, ends, steps)
     p.run(wrap, ("carries", *key), make_carries, ends, steps, A, ends if start is None else start, target)
@@ -131,7 +131,7 @@ def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, wrap=F
             scalars = (p.groups, p.per_group, p.length, each, blocks)
             scalars += (*p.strides[0], *p.strides[1], *p.strides[2][:2], *p.strides[3][:2], *p.dense)
             grid = (p.batch * p.groups * blocks,)
-            return triton_kernels.forward_short, grid, scalars, p.scalars | p.sizes(tile), tile
+            return triton_kernels.scan_forward_short, grid, scalars, p.scalars | p.sizes(tile), tile
 
         p.run(wrap, ("short", out_dtype), make_short, u, delta, A, B, C, D, bias, out, states)
         return out, states
@@ -144,7 +144,7 @@ def _forward(u, delta, A, B, C, D, delta_bias, delta_softplus, out_dtype, wrap=F
         scalars = (p.groups, p.per_group, p.states, p.length, chunks, p.chunks(tile), p.level, saved)
         scalars += (*(s for of in p.strides for s in of), *p.dense)
         constants = {"ONE": p.states == 1, **p.scalars, "SPLIT": parts > 1, "EVERY": spacing // tile.each}
-        return triton_kernels.forward, (p.grid(tile), parts), scalars, constants | p.sizes(tile), tile
+        return triton_kernels.scan_forward, (p.grid(tile), parts), scalars, constants | p.sizes(tile), tile
 
     p.run(wrap, ("forward", out_dtype), make, u, delta, A, B, C, D, bias, out, states)
     return out, states
@@ -178,7 +178,7 @@ def _backward(dout, dlast, states, u, delta, A, B, C, D, delta_bias, delta_softp
             scalars = (p.batch, p.groups, p.per_group, p.length, each, blocks, *dout_strides)
             scalars += (*p.strides[0], *p.strides[1], *p.strides[2][:2], *p.strides[3][:2], *p.dense)
             grid = (p.batch * p.groups * blocks,)
-            return triton_backward.backward_short, grid, scalars, flags | p.sizes(tile), tile
+            return triton_backward.scan_backward_short, grid, scalars, flags | p.sizes(tile), tile
 
         inputs = (dout, dout if last is None else last, u, delta, A, B, C, D, bias)
         p.run(wrap, ("short", *key), make_short, *inputs, *results)
@@ -187,7 +187,7 @@ def _backward(dout, dlast, states, u, delta, A, B, C, D, delta_bias, delta_softp
         def make():
             scalars = (p.batch, p.groups, p.per_group, p.states, p.length, chunks, total, p.level, each, blocks)
             scalars += (*dout_strides, *(s for of in p.strides for s in of), *p.dense)
-            kernel = triton_backward.backward_one if p.states == 1 else triton_backward.backward_many
+            kernel = triton_backward.scan_backward_one if p.states == 1 else triton_backward.scan_backward_many
             grid = (p.batch * p.groups * blocks, parts)
             return kernel, grid, scalars, flags | {"SPLIT": parts > 1} | p.sizes(tile), tile
 

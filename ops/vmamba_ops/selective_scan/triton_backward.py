@@ -46,7 +46,7 @@ def _chunk(
 
 
 @jit
-def backward_short(
+def scan_backward_short(
     dout, dlast, u, delta, A, B, C, D, bias, du, ddelta, dBC, sums,
     batch, groups, per_group, length, blocks_each, parts,
     dout_b, dout_d, u_b, u_d, delta_b, delta_d, B_b, B_k, C_b, C_k, du_b, du_d,
@@ -99,7 +99,7 @@ def backward_short(
 
 
 @jit
-def backward_one(
+def scan_backward_one(
     dout, dlast, states, adjoint, u, delta, A, B, C, D, bias, du, ddelta, dBC, sums,
     batch, groups, per_group, N, length, chunks, total, level, blocks_each, parts,
     dout_b, dout_d, u_b, u_d, delta_b, delta_d, B_b, B_k, B_n, C_b, C_k, C_n, du_b, du_d,
@@ -182,7 +182,7 @@ def backward_one(
 
 
 @jit
-def backward_many(
+def scan_backward_many(
     dout, dlast, states, adjoint, u, delta, A, B, C, D, bias, du, ddelta, dBC, sums,
     batch, groups, per_group, N, length, chunks, total, level, blocks_each, parts,
     dout_b, dout_d, u_b, u_d, delta_b, delta_d, B_b, B_k, B_n, C_b, C_k, C_n, du_b, du_d,

@@ -40,7 +40,7 @@ def row_of(pointer, b, d, stride_b, stride_d, VEC: tl.constexpr):
 
 
 @jit
-def forward_short(
+def scan_forward_short(
     u, delta, A, B, C, D, bias, out, last,
     groups, per_group, length, blocks_each, parts,
     u_b, u_d, delta_b, delta_d, B_b, B_k, C_b, C_k, out_b, out_d,
@@ -82,7 +82,7 @@ def forward_short(
 
 
 @jit
-def forward(
+def scan_forward(
     u, delta, A, B, C, D, bias, out, states,
     groups, per_group, N, length, chunks, total, level, saved,
     u_b, u_d, delta_b, delta_d, B_b, B_k, B_n, C_b, C_k, C_n, out_b, out_d,
@@ -163,7 +163,7 @@ def forward(
 
 
 @jit
-def segment_ends(
+def scan_segment_ends(
     v, delta, A, W, bias, ends, steps,
     groups, per_group, N, length, chunks, total, level,
     v_b, v_d, delta_b, delta_d, W_b, W_k, W_n,
@@ -222,7 +222,7 @@ def segment_ends(
 
 
 @triton.jit(do_not_specialize=["N", "dim", "size", "segments", "stride", "before"])
-def carries(
+def scan_carries(
     ends, steps, A, start, target, N, dim, size, segments, stride, before,
     REVERSE: tl.constexpr, HAS_START: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip

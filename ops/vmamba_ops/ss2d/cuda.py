@@ -57,12 +57,7 @@ class _Launch:
     def start(self, *tensors: Tensor | None) -> None:
         """Start this kernel alone; the last tensor is the first pass's result."""
         fields = (*[0 if t is None else t.data_ptr() for t in tensors], *self.sizes)
-        stream = torch._C._cuda_getCurrentRawStream(self.kernel.device)
-        if self.kernel.device == torch._C._cuda_getDevice():
-            self.kernel.launch(self.grid, self.threads, self.shared, stream, fields)
-            return
-        with torch.cuda.device(self.kernel.device):
-            self.kernel.launch(self.grid, self.threads, self.shared, stream, fields)
+        self.kernel.start(self.grid, self.threads, self.shared, fields)
 
 
 @cache
