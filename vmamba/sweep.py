@@ -13,6 +13,7 @@ import argparse
 import os
 import signal
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 from vmamba.config.errors import UserError
@@ -39,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
 def status(folder: Path) -> int:
     """Prints the table."""
     rows = points(folder)
-    table.show(rows)
+    table.show(rows, folder)
     _say_search(SweepFolder(folder), rows)
     return _code(rows)
 
@@ -48,7 +49,7 @@ def wait(folder: Path, seconds: float) -> int:
     """Stays until every point has ended."""
     points(folder)
     rows = table.follow(folder, seconds, more=SweepFolder(folder).busy)
-    table.show(rows)
+    table.show(rows, folder)
     _say_search(SweepFolder(folder), rows)
     reports.write(SweepFolder(folder))
     reports.say(SweepFolder(folder))
@@ -62,7 +63,8 @@ def resume(folder: Path, words: list[str]) -> int:
     ``words``: changes of the launcher, ``launcher.time=600``; ``search.trials=40`` makes a search longer.
     """
     sweep = SweepFolder.existing(folder)
-    with sweep.lock():
+    with ExitStack() as held:
+        held.enter_context(sweep.lock())
         rows, latest = points(folder), sweep.latest()
         if sweep.search.is_file():
             return _resume_search(sweep, rows, words)
@@ -72,7 +74,8 @@ def resume(folder: Path, words: list[str]) -> int:
             return 0
         from vmamba.launch import settings, submit
 
-        submit.again(sweep, left, settings.changed(sweep.read_info()["launcher"], words))
+        launcher = settings.changed(sweep.read_info()["launcher"], words)
+        submit.again(sweep, left, launcher, begun=held.close)
     return 0
 
 

@@ -10,8 +10,8 @@ from folders import write_run, write_sweep
 from vmamba.compare import groups
 from vmamba.compare.__main__ import main
 from vmamba.compare.points import collect
-from vmamba.compare.series import POINTS, evaluations
 from vmamba.compare.store_runs import compare_link
+from vmamba.tracking.series import POINTS, evaluations
 
 
 @pytest.fixture

@@ -51,6 +51,12 @@ def test_a_bad_point_is_named(bad, part):
     assert str(refused.value).startswith(f"point 1 ({bad})") and "nothing was started" in str(refused.value)
 
 
+def test_a_mistake_that_all_points_share_is_blamed_on_none():
+    with pytest.raises(UserError) as refused:
+        freeze(composed, [["launcher.parallel=0", f"seed={seed}"] for seed in (1, 2)], lambda run: None)
+    assert str(refused.value) == "launcher.parallel=0: must be at least 1"
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

@@ -10,8 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from vmamba.config.compose import compose
+from vmamba.launch import submit
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.points import points
+from vmamba.launch.settings import plain
+from vmamba.sweep import resume
+from vmamba.tracking.folder import RunFolder
 
 MODEL = ["model.depths=[1,1]", "model.dims=[8,16]", "data.img_size=16", "data.workers=0", "device=cpu", "scan=naive"]
 TINY = [*MODEL, "tracking=none", "limit.train_steps=3", "limit.eval_batches=1", "log_every=1"]
@@ -87,6 +92,23 @@ def test_cancelled_killed_and_resumed(tmp_path):
     for run in runs:
         steps = [record["step"] for record in run.records() if "train/loss" in record["metrics"]]
         assert steps == list(range(1, len(steps) + 1))
+
+
+def test_a_resume_that_waits_leaves_the_sweep_to_others(tmp_path, monkeypatch):
+    def followed(sweep, process, tables):
+        seen.append(sweep.busy())
+        return {}
+
+    sweep, seen = SweepFolder(tmp_path), []
+    sweep.write_info({"launcher": plain(compose(["launcher=subprocess"])[0].launcher)})
+    RunFolder(tmp_path / "0").create().write_status("failed")
+    line = {"point": 0, "attempt": 1, "launcher": "subprocess", "job": "1.0", "overrides": [], "folder": "0"}
+    sweep.submitted([line | {"log": "logs/0.log"}])
+    monkeypatch.setattr(submit.pool, "submit", lambda sweep, lines, launcher: (None, [line | {"log": "logs/0.log"}]))
+    monkeypatch.setattr(submit.pool, "begin", lambda *_: None)
+    monkeypatch.setattr(submit, "_followed", followed)
+    resume(tmp_path, [])
+    assert seen == [False]
 
 
 def test_a_single_run_goes_elsewhere_too(tmp_path):

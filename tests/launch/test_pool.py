@@ -60,3 +60,21 @@ def test_every_point_has_gpus_of_its_own(tmp_path, monkeypatch, visible, count, 
     several = settings.get("gpus", 1) > 1
     assert all((f"--nproc-per-node {settings.get('gpus')}" in line) == several for line in given)
     assert all("vmamba.launch.worker" in line and int(line.split()[1]) >= 1 for line in given)
+
+
+def test_a_killed_point_comes_back_though_its_feeder_has_noted_the_end(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\nfor folder; do :; done\nif [ ! -e "$folder/once" ]; then\n  touch "$folder/once"\n'
+        '  echo \'{"state": "killed", "error": "no word"}\' >"$folder/status.json"\n  kill -9 $$\nfi\n'
+        'echo \'{"state": "finished"}\' >"$folder/status.json"\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(pool.report, "write_at_end", lambda sweep: None)
+    monkeypatch.setattr(pool.signal, "signal", lambda *_: None)
+    folder = RunFolder(tmp_path / "0").create()
+    folder.write_status("queued")
+    line = {"point": 0, "attempt": 1, "folder": "0", "log": "logs/0.log"}
+    pool.Pool(SweepFolder(tmp_path), [line], LAUNCHER).run()
+    assert folder.read_status()["state"] == "finished"

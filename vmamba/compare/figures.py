@@ -7,8 +7,8 @@ from plotly.subplots import make_subplots
 
 from vmamba.compare.groups import SEED, Group
 from vmamba.compare.points import Point
-from vmamba.compare.series import evaluations
 from vmamba.tracking.describe import short
+from vmamba.tracking.series import evaluations
 
 CURVES = 40  # rows drawn as curves; more cannot be told apart
 NAMED = 15  # spots of the Pareto plot with their names beside them

@@ -31,5 +31,5 @@ the line) or killed (something ended it: ``error`` says what), and ``preempted``
 in the queue N times (it is "queued" until it runs again). ``points.points(folder)`` puts that together with what SLURM
 says; that, not the files, is what to read:
 
-    Point(number, state, attempt, preempted, job, overrides, folder, log, last, metric, value, started, ended)
+    Point(number, state, attempt, preempted, job, overrides, folder, log, last, metric, value, so_far, started, ended)
 """

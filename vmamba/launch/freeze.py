@@ -44,11 +44,10 @@ def freeze(
             if (there := cuda(run)) is not None:
                 rules.check(run, cuda=there)
         except UserError as mistake:
-            if len(points) == 1:
+            if len(points) == 1 or _is_shared(mistake, points, own):
                 raise
-            raise UserError(
-                f"point {number} ({' '.join(own[number - first])}): {mistake}; nothing was started"
-            ) from None
+            what = f"point {number} ({' '.join(own[number - first])})"
+            raise UserError(f"{what}: {str(mistake).rstrip('.')}; nothing was started") from None
         frozen.append(Frozen(number, list(words), own[number - first], run, cfg))
     return frozen
 
@@ -80,6 +79,13 @@ class Files:
         key = override.key_or_group
         plain = not (override.is_add() or override.is_delete() or override.is_force_add() or override.package)
         return plain and key not in self._groups and "/" not in key and not key.startswith("hydra.")
+
+
+def _is_shared(mistake: UserError, points: Sequence[Sequence[str]], own: list[list[str]]) -> bool:
+    """Whether the mistake names a word that all points have, and none that is a point's own."""
+    said = {text.strip("'\",:;()") for text in str(mistake).split()}
+    common = {word for word in points[0] if word not in own[0]}
+    return bool(said & common) and not said & {word for words in own for word in words}
 
 
 def _own(points: Sequence[Sequence[str]]) -> list[list[str]]:

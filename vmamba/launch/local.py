@@ -9,6 +9,7 @@ from vmamba.config.compose import load
 from vmamba.launch.folder import SweepFolder
 
 log = logging.getLogger("vmamba")
+FORMAT = logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S")
 
 
 def submit(sweep: SweepFolder, lines: list[dict]) -> list[dict]:
@@ -23,12 +24,14 @@ def run(sweep: SweepFolder, lines: list[dict]) -> dict[int, float | None]:
     """
     from vmamba.job import start
 
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(FORMAT)  # of a sweep Hydra sets up its own, with its name in each line
     found = {}
     for count, line in enumerate(lines, 1):
         folder = sweep.run(line)
         words = " ".join(line["overrides"]) or "(as given)"
         handler = logging.FileHandler(folder.log)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(message)s", "%H:%M:%S"))
+        handler.setFormatter(FORMAT)
         logging.getLogger().addHandler(handler)
         log.info("point %d, %d of %d: %s", line["point"], count, len(lines), words)
         try:

@@ -12,6 +12,7 @@ from vmamba.launch import pool, queue
 from vmamba.launch.folder import SweepFolder
 from vmamba.tracking.atomic import read_json
 from vmamba.tracking.folder import ENDED, RunFolder
+from vmamba.tracking.series import best
 
 LOST = "its process is gone without a word (SIGKILL, or out of memory)"
 
@@ -29,8 +30,9 @@ class Point:
     folder: Path
     log: Path
     last: str  # why it ended, or the last line of its log
-    metric: str  # the name of the task's metric, "" if the run has not got that far
-    value: float | None  # the best of it
+    metric: str  # the name of the task's metric, "" where neither run nor sweep folder says
+    value: float | None  # the best of it, of a run that has finished
+    so_far: float | None  # the best of it up to now, of another
     started: float | None
     ended: float | None
 
@@ -51,7 +53,8 @@ def points(folder: str | os.PathLike) -> list[Point]:
     statuses = {line["point"]: sweep.run(line).read_status() for line in lines}
     asked = [line["job"] for line in lines if line["launcher"] == "slurm" and not _final(statuses[line["point"]])]
     jobs = queue.states(asked) if asked else {}
-    return [_point(sweep, line, statuses[line["point"]], jobs) for line in lines]
+    info = sweep.read_info()
+    return [_point(sweep, line, statuses[line["point"]], jobs, info) for line in lines]
 
 
 def _final(status: dict) -> bool:
@@ -59,12 +62,13 @@ def _final(status: dict) -> bool:
     return status.get("state") in ("finished", "failed")
 
 
-def _point(sweep: SweepFolder, line: dict, status: dict, jobs: dict[str, queue.Job]) -> Point:
+def _point(sweep: SweepFolder, line: dict, status: dict, jobs: dict[str, queue.Job], info: dict) -> Point:
     run, log = sweep.run(line), sweep.log(line)
     state, why = _state(line, status, jobs)
     result = read_json(run.result) if state == "finished" else {}
-    metric = str(result.get("metric") or "")
+    metric = str(result.get("metric") or info.get("metric") or "")
     value = (result.get("best") or {}).get(metric)
+    unfinished = metric and state != "finished"
     return Point(
         number=line["point"],
         state=state,
@@ -77,6 +81,7 @@ def _point(sweep: SweepFolder, line: dict, status: dict, jobs: dict[str, queue.J
         last=why or ("" if state in ("queued", "finished") else _last_line(run, log)),
         metric=metric,
         value=float(value) if value is not None else None,
+        so_far=best(run.metrics, metric, info.get("higher_is_better", True)) if unfinished else None,
         started=status.get("started"),
         ended=status.get("ended") if state in ENDED else None,
     )

@@ -133,8 +133,11 @@ class Pool:
             log.info("point %d ended with %d; it has been submitted again", line["point"], child.returncode)
             return
         status = folder.read_status()
-        again = status.get("state") == "queued" and status.get("preempted", 0) > self.turns[line["point"]]
-        if status.get("state") in ("running", "queued") and not again:
+        state = status.get("state")
+        again = state == "queued" and status.get("preempted", 0) > self.turns[line["point"]]
+        # after a SIGKILL the feeder may have noted the end before it is seen here
+        unsaid = state in ("running", "queued") or (state == "killed" and child.returncode < 0)
+        if unsaid and not again:
             again = self._died(folder, child.returncode)
         log.info(
             "point %d ended with %d%s", line["point"], child.returncode, ", goes back to the queue" if again else ""

@@ -72,7 +72,7 @@ def go_on(sweep: SweepFolder, space: Space) -> None:
         if left.code == 130:
             print(f"no further trial until: python -m vmamba.sweep resume {table.relative(sweep.path)}")
         raise
-    table.show(rows)
+    table.show(rows, sweep.path)
     report.write(sweep)
     report.say(sweep)
     print(summary(sweep, space, rows))

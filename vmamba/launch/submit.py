@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -87,8 +87,17 @@ def launch(
             store.close()
 
 
-def again(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None = None) -> dict:
-    """Submits points once more, from their latest checkpoints; the caller holds the sweep's lock."""
+def again(
+    sweep: SweepFolder,
+    lines: list[dict],
+    launcher: dict,
+    wait: bool | None = None,
+    begun: Callable[[], None] = lambda: None,
+) -> dict:
+    """Submits points once more, from their latest checkpoints; the caller holds the sweep's lock.
+
+    ``begun`` is called once they are submitted, before any waiting.
+    """
     for line in lines:
         turns.afresh(sweep.run(line), line["attempt"] + 1)
     fresh = [
@@ -96,7 +105,7 @@ def again(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | No
         | {"attempt": line["attempt"] + 1, "launcher": launcher["kind"]}
         for line in lines
     ]
-    return _go(sweep, fresh, launcher, wait)
+    return _go(sweep, fresh, launcher, wait, begun=begun)
 
 
 def _prepare(sweep: SweepFolder, frozen: list[Frozen], alone: bool) -> list[dict]:
@@ -140,11 +149,19 @@ def _prepare(sweep: SweepFolder, frozen: list[Frozen], alone: bool) -> list[dict
     return lines
 
 
-def _go(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None, tables: bool = True) -> dict:
+def _go(
+    sweep: SweepFolder,
+    lines: list[dict],
+    launcher: dict,
+    wait: bool | None,
+    tables: bool = True,
+    begun: Callable[[], None] = lambda: None,
+) -> dict:
     """Hands the lines to the launcher of their kind, and stays as long as it is to."""
     wait = launcher["wait"] if wait is None else wait
     if launcher["kind"] == "local":
         sweep.submitted(local.submit(sweep, lines))
+        begun()
         return _here(sweep, lines, tables)
     process = None
     if launcher["kind"] == "slurm":
@@ -153,6 +170,7 @@ def _go(sweep: SweepFolder, lines: list[dict], launcher: dict, wait: bool | None
         process, lines = pool.submit(sweep, lines, launcher)
         sweep.submitted(lines)
         pool.begin(process, lines, launcher)
+    begun()
     if tables or lines[0]["point"] == 0:
         table.show_submitted(lines)
         print(f"sweep folder: {sweep.path}\n{table.commands(sweep.path)}", flush=True)
@@ -172,7 +190,7 @@ def _followed(sweep: SweepFolder, process, tables: bool) -> dict:
         print(f"\nthe sweep goes on without this terminal; it ends with: python -m vmamba.sweep cancel {where}")
         sys.exit(130)
     if tables:
-        table.show(rows)
+        table.show(rows, sweep.path)
         report.say(sweep)
     return {row.number: row.value for row in rows if row.state == "finished"}
 
@@ -186,7 +204,7 @@ def _here(sweep: SweepFolder, lines: list[dict], tables: bool) -> dict:
     finally:
         report.write_at_end(sweep)
     if tables:
-        table.show(points(sweep.path))
+        table.show(points(sweep.path), sweep.path)
         report.say(sweep)
     return values
 

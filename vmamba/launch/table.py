@@ -17,6 +17,7 @@ from vmamba.tracking.folder import ENDED
 COLOURS = {"finished": "green", "failed": "red", "killed": "red", "running": "yellow", "queued": "dim"}
 PIPE_WIDTH = 160
 LAST = 60  # characters of a last line; a longer one would push the other columns out
+NAMED = 20  # numbers of points in a line, at most
 
 
 def console() -> Console:
@@ -24,42 +25,56 @@ def console() -> Console:
     return Console(width=None if Console().is_terminal else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
-def show(rows: list[Point]) -> None:
-    """Prints the table, and under it where the points that did not finish have their logs."""
+def show(rows: list[Point], folder: Path) -> None:
+    """Prints the table of the sweep in ``folder``, under it why points did not finish, and how they are run again."""
     out = console()
     out.print(table(rows))
+    reasons: dict[tuple[str, str], list[Point]] = {}
     for row in rows:
-        if row.broken:
-            out.print(
-                f"point {row.number} {row.state}: {row.last}\n  log: {relative(row.log)}", soft_wrap=True, markup=False
-            )
+        if row.broken:  # a reason may name the run's own folder
+            reasons.setdefault((row.state, row.last.replace(str(row.folder), "RUN_FOLDER")), []).append(row)
+    for (state, why), same in reasons.items():
+        first, many = same[0], len(same) > 1
+        out.print(f"{_named(same)} {state}: {why if many else first.last}", soft_wrap=True, markup=False)
+        if first.log.is_file():
+            each = ", and so on" if many else ""
+            out.print(f"  log: {relative(first.log)}{each}", soft_wrap=True, markup=False)
     out.print(summary(rows), markup=False)
+    if reasons and all(row.state in ENDED for row in rows):
+        again = f"run what is left, from the last checkpoints: python -m vmamba.sweep resume {relative(folder)}"
+        out.print(f"  {again}", soft_wrap=True, markup=False)
 
 
 def show_submitted(lines: list[dict]) -> None:
     """Prints which point went into which job."""
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("point", "right"), ("job", "left"), ("overrides", "left")):
-        grid.add_column(name, justify=justify, no_wrap=name != "overrides")
+    jobs = any(line["launcher"] == "slurm" for line in lines)
+    grid = _grid(("point", "right"), *[("job", "left")] * jobs, ("overrides", "left"))
     for line in lines:
-        grid.add_row(str(line["point"]), line["job"], Text(" ".join(line["overrides"])))
+        words = Text(" ".join(line["overrides"]))
+        grid.add_row(str(line["point"]), *[line["job"]] * jobs, words)
     console().print(grid)
 
 
 def table(rows: list[Point]) -> Table:
-    """A row a point."""
+    """A row a point; the column of job ids where SLURM has them, which is where they are of use."""
     metric = next((row.metric for row in rows if row.metric), "")
-    grid = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("point", "right"), ("job", "left"), ("state", "left"), (metric, "right"), ("time", "right")):
-        grid.add_column(name, justify=justify, no_wrap=True)
-    grid.add_column("overrides", overflow="fold")
-    grid.add_column("last line", no_wrap=True, overflow="ellipsis")
+    jobs = any("." not in row.job for row in rows)  # not "pid.point"
+    grid = _grid(
+        ("point", "right"), *[("job", "left")] * jobs, ("state", "left"), (metric, "right"), ("time", "right"),
+        ("overrides", "left"), ("last line", "left"),
+    )  # fmt: skip
     for row in rows:
-        value = f"{row.value:.4g}" if row.value is not None else ""
-        words = " ".join(row.overrides)
-        state = Text(row.words(), COLOURS[row.state])
-        grid.add_row(str(row.number), row.job, state, value, _time(row), Text(words), Text(row.last[:LAST]))
+        words, state = Text(" ".join(row.overrides)), Text(row.words(), COLOURS[row.state])
+        cells = [str(row.number), *[row.job] * jobs, state, score(row), _time(row), words, Text(row.last[:LAST])]
+        grid.add_row(*cells)
     return grid
+
+
+def score(row: Point) -> str:
+    """The best of the metric: "97.21", "94.1 so far" of a run that has not finished."""
+    if row.value is not None:
+        return f"{row.value:.4g}"
+    return f"{row.so_far:.4g} so far" if row.so_far is not None else ""
 
 
 def summary(rows: list[Point]) -> str:
@@ -85,9 +100,8 @@ def follow(
     if not out.is_terminal:
         while True:
             for row in rows:
-                if known.get(row.number) != row.words():
-                    why = f": {row.last}" if row.broken else ""
-                    out.print(f"point {row.number} {row.words()}{why}", soft_wrap=True, markup=False)
+                if known.get(row.number, "queued") != row.words():
+                    out.print(_changed(row), soft_wrap=True, markup=False)
                     known[row.number] = row.words()
             if _all_ended(rows) and not more():
                 return rows
@@ -105,6 +119,32 @@ def relative(path: Path) -> str:
     """A path as short as it can be typed from here."""
     here = os.path.relpath(path)
     return here if len(here) < len(str(path)) else str(path)
+
+
+def _grid(*columns: tuple[str, str]) -> Table:
+    """A table without lines. Overrides are wrapped, a last line is cut, whatever else keeps its width."""
+    grid = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in columns:
+        wraps = name == "overrides"
+        grid.add_column(name, justify=justify, no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")
+    return grid
+
+
+def _changed(row: Point) -> str:
+    """A point's new state, in a line."""
+    said = f"point {row.number} {row.words()}"
+    what = " ".join(row.overrides)
+    if row.broken:
+        return f"{said}: {row.last}" + (f"  ({what})" if what else "")
+    value = f"{row.metric} {score(row)}" if row.state == "finished" and row.value is not None else ""
+    return "  ".join(part for part in (said, what, value) if part)
+
+
+def _named(rows: list[Point]) -> str:
+    """ "point 3", "points 3, 4, 7", with an end to it."""
+    numbers = ", ".join(str(row.number) for row in rows[:NAMED])
+    more = f" and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return f"point{'s' * (len(rows) > 1)} {numbers}{more}"
 
 
 def _all_ended(rows: list[Point]) -> bool:

@@ -1,5 +1,6 @@
 """Curves out of ``metrics.jsonl``, without parsing lines that are not drawn: a thousand long runs take seconds."""
 
+import math
 from pathlib import Path
 
 from vmamba.tracking.folder import parse
@@ -19,6 +20,12 @@ def evaluations(path: Path, metric: str) -> list[tuple[int, float]]:
         lines.append((start, end + 1))
         at = data.find(key, end)
     return _read(data, _thin(lines), metric)
+
+
+def best(path: Path, metric: str, higher: bool) -> float | None:
+    """The best value of ``metric`` so far, of the points that ``evaluations`` keeps; None before there is one."""
+    values = [value for _, value in evaluations(path, metric) if math.isfinite(value)]
+    return (max if higher else min)(values, default=None)
 
 
 def _thin(lines: list) -> list:
