@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from folders import write_run, write_sweep
+from folders import submit, write_run, write_sweep
 
 from vmamba.compare import groups
 from vmamba.compare.__main__ import main
@@ -47,6 +47,50 @@ def test_runs_of_different_commands_differ_by_their_configuration(tmp_path):
     for name in "ab":
         (tmp_path / name / "overrides.yaml").unlink()
     assert groups.axes(collect([tmp_path / "a", tmp_path / "b"])[0]) == ["model.name"]
+
+
+def test_what_only_some_were_asked_for_is_compared_by_the_configurations(tmp_path):
+    write_run(tmp_path / "a", {"model": "nano", "seed": 0}, 1.0)
+    write_run(tmp_path / "b", {"model.name": "vmamba_nano", "seed": 0}, 2.0)
+    config = (tmp_path / "b" / "config.yaml").read_text()
+    (tmp_path / "a" / "config.yaml").write_text(config)
+    (tmp_path / "b" / "overrides.yaml").write_text("[seed=0, launcher=subprocess, ablation=norm]")
+    assert groups.axes(collect([tmp_path / "a", tmp_path / "b"])[0]) == []
+
+
+def test_columns_of_the_same_last_word_keep_the_first():
+    assert groups.heads(["recipe.ema.enabled", "data.enabled", "model.name"]) == [
+        "recipe.ema.enabled",
+        "data.enabled",
+        "model",
+    ]
+
+
+def test_a_row_of_many_values_is_called_by_its_run(tmp_path):
+    for number in range(2):
+        write_run(tmp_path / f"run-{number}", {f"model.k{key}": number for key in range(6)}, 1.0 + number)
+    points, _ = collect([tmp_path / "run-0", tmp_path / "run-1"])
+    rows = groups.group(points, groups.axes(points), "val/acc1")
+    assert [row.label for row in rows] == ["run-0", "run-1"]
+
+
+def test_runs_of_other_tasks_keep_their_own_metric(tmp_path, capsys):
+    for number, task in enumerate(["seg", "cls", "cls"]):
+        write_run(tmp_path / "s" / str(number), {"task.name": task, "seed": number}, 80.0 + number)
+    own = {"metric": "val/mIoU", "best": {"val/mIoU": 0.5}}
+    (tmp_path / "s" / "0" / "result.json").write_text(json.dumps(own))
+    assert main([str(tmp_path / "s")]) == 0
+    out = capsys.readouterr().out
+    assert "| cls | 2 | 81.50 ± 0.71 |" in out and "| seg | 1 | 0.5000 val/mIoU |  |  |" in out
+    assert "of runs without it their own, val/mIoU" in out and "task=cls: val/acc1 81.50" in out
+
+
+def test_a_run_that_goes_on_shows_its_best_so_far_and_how_to_go_on(sweep, capsys):
+    submit(sweep)
+    assert main([str(sweep)]) == 0
+    text = (sweep / "report" / "report.md").read_text()
+    assert "| 6 | 16 | 0 | failed | 1.00 so far |" in text and f"resume {sweep}`" in text
+    assert f"resume {sweep}</code>" in (sweep / "report" / "report.html").read_text()
 
 
 def test_one_seed_gives_a_difference_without_a_test(tmp_path):

@@ -4,7 +4,7 @@ import pytest
 from folders import write_run, write_sweep
 
 from vmamba.compare import groups, tables
-from vmamba.compare.figures import CURVES, NAMED, figures, front, ordered
+from vmamba.compare.figures import CURVES, NAME, NAMED, figures, front, ordered
 from vmamba.compare.points import collect
 
 
@@ -56,3 +56,13 @@ def test_of_many_rows_the_best_are_drawn_and_none_is_named(tmp_path):
     assert len(curves.data) == CURVES and curves.data[0].name == f"d_state={CURVES + 4}"
     pareto = next(figure for title, figure in found.items() if "throughput" in title)
     assert CURVES > NAMED and pareto.data[1].mode == "markers" and len(pareto.data[1].x) == CURVES + 5
+
+
+def test_runs_with_one_evaluation_have_no_curves_and_long_names_leave_room(tmp_path):
+    for number in range(2):
+        asked = {f"model.a_long_setting_{key}": number for key in range(4)}
+        write_run(tmp_path / "s" / str(number), asked, 1.0 + number, steps=5, images_per_s=100.0 + number)
+    found = drawn(tmp_path / "s")
+    assert not any("in training" in title for title in found)
+    (pareto,) = (figure for title, figure in found.items() if "throughput" in title)
+    assert all(len(name) == NAME and name.endswith("…") for name in pareto.data[1].text)

@@ -5,11 +5,11 @@ import statistics
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from vmamba.compare.groups import SEED, Group
+from vmamba.compare.groups import SEED, Group, heads
 from vmamba.compare.points import Point
-from vmamba.tracking.describe import short
 from vmamba.tracking.series import evaluations
 
+NAME = 40  # characters of a row's name in a plot, at most
 CURVES = 40  # rows drawn as curves; more cannot be told apart
 NAMED = 15  # spots of the Pareto plot with their names beside them
 DOTS = 20  # evaluations of a curve that are drawn as dots too
@@ -59,7 +59,7 @@ def _pareto(rows: list[Group], metric: str, higher: bool) -> go.Figure | None:
     figure.add_scatter(
         x=[x for x, _ in spots], y=[y for _, y in spots], error_y=errors, mode=named, showlegend=False,
         marker={"size": 11, "color": [COLOURS[1] if i in best else COLOURS[0] for i in range(len(spots))]},
-        text=[row.label for row in shown], textposition="top right",
+        text=[_name(row) for row in shown], textposition="top right",
         hovertemplate="%{text}<br>%{x:.0f} images/s<br>" + metric + " %{y:.4g}<extra></extra>",
     )  # fmt: skip
     title = f"{metric} against training throughput (orange: nothing else is better in both)"
@@ -75,8 +75,8 @@ def _effects(scored: list[tuple[Point, float]], keys: list[str], metric: str) ->
         return None
     columns = min(3, len(keys))
     lines = -(-len(keys) // columns)
-    figure = make_subplots(lines, columns, subplot_titles=[short(key) for key in keys], shared_yaxes=True)
-    for place, key in enumerate(keys):
+    figure = make_subplots(lines, columns, subplot_titles=heads(keys), shared_yaxes=True)
+    for place, (key, head) in enumerate(zip(keys, heads(keys), strict=True)):
         values: dict[str, list[float]] = {}
         for point, score in scored:
             values.setdefault(point.value(key), []).append(score)
@@ -86,7 +86,7 @@ def _effects(scored: list[tuple[Point, float]], keys: list[str], metric: str) ->
         figure.add_scatter(
             x=[name for name, _ in dots], y=[score for _, score in dots], mode="markers", showlegend=False,
             marker={"opacity": 0.6, "color": COLOURS[0], "size": 8}, **at,
-            hovertemplate=f"{short(key)}=%{{x}}: %{{y:.4g}}<extra></extra>",
+            hovertemplate=f"{head}=%{{x}}: %{{y:.4g}}<extra></extra>",
         )  # fmt: skip
         means = [statistics.fmean(values[name]) for name in names]
         figure.add_scatter(
@@ -115,7 +115,7 @@ def numeric(names: list[str]) -> bool:
 
 
 def _curves(rows: list[Group], metric: str) -> go.Figure | None:
-    """The evaluations over the steps, a colour a row, a line a run."""
+    """The evaluations over the steps, a colour a row, a line a run; None if no run has two of them."""
     figure = go.Figure()
     for place, row in enumerate(rows[:CURVES]):
         told = False  # the legend has the row
@@ -124,13 +124,13 @@ def _curves(rows: list[Group], metric: str) -> go.Figure | None:
             if not curve:
                 continue
             figure.add_scatter(
-                x=[step for step, _ in curve], y=[value for _, value in curve], name=row.label,
+                x=[step for step, _ in curve], y=[value for _, value in curve], name=_name(row),
                 mode="lines+markers" if len(curve) <= DOTS else "lines",
                 legendgroup=row.label, showlegend=not told, line={"color": _colour(place), "width": 1.5},
                 hovertemplate=f"{point.name}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
             )  # fmt: skip
             told = True
-    if not figure.data:
+    if all(len(line.x) < 2 for line in figure.data):
         return None
     title = f"{metric} in training" + (f" (the best {CURVES} of {len(rows)} rows)" if len(rows) > CURVES else "")
     return figure.update_layout(
@@ -143,12 +143,10 @@ def _parallel(scored: list[tuple[Point, float]], keys: list[str], metric: str) -
     if len(keys) < 2 or len(scored) < 2:
         return None
     dimensions = []
-    for key in keys:
+    for key, head in zip(keys, heads(keys), strict=True):
         names = ordered(list(dict.fromkeys(point.value(key) for point, _ in scored)))
         places = [names.index(point.value(key)) for point, _ in scored]
-        dimensions.append(
-            {"label": short(key), "values": places, "tickvals": list(range(len(names))), "ticktext": names}
-        )
+        dimensions.append({"label": head, "values": places, "tickvals": list(range(len(names))), "ticktext": names})
     scores = [score for _, score in scored]
     dimensions.append({"label": metric, "values": scores})
     line = {"color": scores, "colorscale": "Viridis", "showscale": True}
@@ -156,6 +154,10 @@ def _parallel(scored: list[tuple[Point, float]], keys: list[str], metric: str) -
     fonts = {"labelfont": {"size": 14}, "tickfont": {"size": 12}}
     plot = go.Parcoords(line=line, dimensions=dimensions, **fonts)
     return go.Figure(plot).update_layout(title="All axes at once", **layout)
+
+
+def _name(row: Group) -> str:
+    return row.label if len(row.label) <= NAME else row.label[: NAME - 1] + "…"
 
 
 def _colour(number: int) -> str:

@@ -3,6 +3,7 @@
 import math
 import statistics
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vmamba.compare.points import MEASURES, Point
@@ -10,6 +11,7 @@ from vmamba.config.errors import UserError
 from vmamba.tracking.describe import short
 
 SEED = "seed"
+LABELLED = 4  # values in a row's label, at most
 # what differs between any two runs and says nothing about them
 NOISE = (
     "name",
@@ -17,9 +19,13 @@ NOISE = (
     "resume",
     "ckpt",
     "log_every",
+    "tracking",
     "tracking.",
+    "launcher",
     "launcher.",
     "checkpoint.",
+    "ablation",
+    "sweep",
     "device",
     "data.root",
 )
@@ -27,7 +33,7 @@ NOISE = (
 
 @dataclass
 class Group:
-    """The finished points with the same value on every axis. ``mean`` and ``std`` are None without a score."""
+    """The points with the same value on every axis, and their scores. ``mean`` and ``std`` are None without any."""
 
     values: dict[str, str]
     points: list[Point]
@@ -40,7 +46,12 @@ class Group:
 
     @property
     def label(self) -> str:
-        return ", ".join(f"{short(key)}={value}" for key, value in self.values.items()) or self.points[0].name
+        """Its values, "norm=ln, d_state=4"; of a run that differs in many things its name."""
+        if not self.values or (len(self.values) > LABELLED and len(self.points) == 1):
+            return self.points[0].name
+        told = list(zip(heads(self.values), self.values.values(), strict=True))
+        text = ", ".join(f"{name}={value}" for name, value in told[:LABELLED])
+        return text + ", …" * (len(told) > LABELLED)
 
     def measure(self, name: str) -> float | None:
         """The mean of one of ``MEASURES`` over the points that have it."""
@@ -56,6 +67,19 @@ class Group:
             return "one seed: no test" if self.difference is not None else ""
         stars = "significant" if self.p < 0.05 else "not significant"
         return f"p = {self.p:.2g}, {stars}"
+
+
+def heads(keys: Iterable[str]) -> list[str]:
+    """Dotted keys in short, as long as they can be told apart: "d_state", "warmup", but "ema.enabled"."""
+    keys = list(keys)
+    found = [short(key) for key in keys]
+    return [name if found.count(name) == 1 else key for name, key in zip(found, keys, strict=True)]
+
+
+def metric_of(points: list[Point]) -> str:
+    """The metric that most of the runs choose their best checkpoint by."""
+    names = [point.metric for point in points]
+    return max(dict.fromkeys(names), key=names.count)
 
 
 def axes(points: list[Point]) -> list[str]:

@@ -15,6 +15,7 @@ from vmamba.tracking.atomic import read_json
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.reconcile import reconcile
 
+PRINTED = 1000  # characters of an address, at most: one of a hundred runs fills the terminal
 PORT = 5000  # where a local mlflow ui is looked for
 
 
@@ -64,9 +65,13 @@ def make(
         folder.resolve().name if folder else f"{len(points)} run{'s' * (len(points) != 1)}",
         metric=metric,
         baseline=baseline,
-        links=links,
-        command=join(["vmamba", *sweep.read_info().get("command", [])]) if sweep else "",
-        remarks=said,
+        about=report.About(
+            links=links,
+            server=_server(uri, links, port),
+            command=join(["vmamba", *sweep.read_info().get("command", [])]) if sweep else "",
+            again=f"python -m vmamba.sweep resume {relative(sweep.path)}" if sweep else "",
+            remarks=said,
+        ),
     )
     if parent and parent.run:
         try:
@@ -92,10 +97,16 @@ def where(sweep: SweepFolder, port: int = PORT) -> list[str]:
 def lines(html: Path, uri: str | None, links: dict[str, str], port: int) -> list[str]:
     """The lines to print of a report and its links."""
     found = [f"report: {relative(html)} (report.md and report.csv beside it)"]
-    found += [f"MLflow, {words}: {address}" for words, address in links.items()]
-    if links and not uri.startswith("http"):
-        found.append(f"  (start it first: {ui.command(uri, port)})")
+    for words, address in links.items():
+        found.append(f"MLflow, {words}: {address if len(address) <= PRINTED else 'the link is in the report'}")
+    if server := _server(uri, links, port):
+        found.append(f"  (start it first: {server})")
     return found
+
+
+def _server(uri: str | None, links: dict[str, str], port: int) -> str:
+    """The command that starts MLflow, where there are links and no server that runs by itself."""
+    return ui.command(uri, port) if links and not uri.startswith("http") else ""
 
 
 def _links(runs: list[RunFolder], uri: str | None, port: int, parent: tuple[str, str] | None) -> dict[str, str]:
@@ -104,8 +115,9 @@ def _links(runs: list[RunFolder], uri: str | None, port: int, parent: tuple[str,
         return {}
     base = ui.address(uri, port)
     address, count = store_runs.compare_link(runs, uri, base)
+    done = sum(run.result.is_file() for run in runs)
     of = "these runs" if count == len(runs) else f"{count} of these {len(runs)} runs"
-    of += " that have a result" if count < min(len(runs), store_runs.LONGEST) else ""
+    of = f"the {count} runs that have a result" if count == done < len(runs) else of
     found = {f"compare {of}": address}
     return found | ({"all points in a table": views.address(base, *parent)} if parent and parent[1] else {})
 

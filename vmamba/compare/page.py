@@ -1,6 +1,5 @@
 """The comparison as one HTML file that needs no network: what came out, table, plots, runs, what did not finish."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -10,6 +9,7 @@ from vmamba.compare import tables
 from vmamba.compare.figures import figures
 from vmamba.compare.groups import Group, measured
 from vmamba.compare.points import Point
+from vmamba.compare.report import About
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 1200px; padding: 0 1rem; color: #222; }
@@ -38,7 +38,7 @@ OPEN = 30  # runs; a longer list of them is folded
 
 @dataclass
 class Page:
-    """``rows``: best first. ``links``: words to addresses of MLflow's own pages on these runs."""
+    """``rows``: best first."""
 
     title: str
     points: list[Point]
@@ -46,9 +46,7 @@ class Page:
     keys: list[str]
     metric: str
     higher: bool
-    links: dict[str, str]
-    command: str
-    remarks: Sequence[str]
+    about: About
 
     def text(self) -> str:
         """The whole page."""
@@ -63,19 +61,20 @@ class Page:
     def _top(self) -> list[str]:
         bad = [point for point in self.points if point.state != "finished"]
         state = escape(tables.counts(self.points))
-        below = ' (<a href="#unfinished">which</a>)' if bad else ""
+        below = ' (<a href="#unfinished">which, and why</a>)' if bad else ""
         names = measured(self.rows)
         best = {number for number, row in enumerate(self.rows[:1]) if row.mean is not None}
         heads = tables.header(self.rows, self.keys, self.metric)
-        linked = [f'<a href="{escape(address)}">{escape(words)}</a>' for words, address in self.links.items()]
+        linked = [f'<a href="{escape(address)}">{escape(words)}</a>' for words, address in self.about.links.items()]
+        server = f" (start it: <code>{escape(self.about.server)}</code>)" if self.about.server else ""
         return [
             f"<h1>{escape(self.title)}</h1>",
             f'<p class="best">{escape(tables.headline(self.rows, self.metric))}</p>',
             f"<p{' class=bad' if bad else ''}>{state}{below}</p>",
-            *(f'<p class="bad">{escape(remark)}</p>' for remark in self.remarks),
+            *(f'<p class="bad">{escape(remark)}</p>' for remark in self.about.remarks),
             _table(heads, [tables.cells(row, names) for row in self.rows], best),
             f'<p class="note">{escape(tables.explain(self.rows, self.metric))}</p>',
-            f'<p class="note">In MLflow, while it runs: {", ".join(linked)}</p>' if linked else "",
+            f'<p class="note">In MLflow{server}: {", ".join(linked)}</p>' if linked else "",
         ]
 
     def _runs(self) -> list[str]:
@@ -84,11 +83,14 @@ class Page:
         if unfinished:
             lines = "".join(f"<li>{escape(line)}</li>" for line in unfinished)
             parts.append(f'<h2 id="unfinished">Not finished</h2><ul>{lines}</ul>')
+            if self.about.again:
+                parts.append(f'<p class="note">To run what is left: <code>{escape(self.about.again)}</code></p>')
         if tables.each_run_matters(self.points, self.rows):
             opened = " open" if len(self.points) <= OPEN else ""
             table = _table(*tables.every_run(self.points, self.keys, self.metric))
             parts.append(f"<details{opened}><summary>Every run</summary>{table}</details>")
-        return [*parts, f'<p class="note">Started by <code>{escape(self.command)}</code></p>' if self.command else ""]
+        command = escape(self.about.command)
+        return [*parts, f'<p class="note">Started by <code>{command}</code></p>' if command else ""]
 
 
 def _table(heads: list[str], rows: list[list[str]], best: frozenset[int] | set[int] = frozenset()) -> str:

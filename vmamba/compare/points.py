@@ -15,6 +15,7 @@ from vmamba.launch.points import points as standing
 from vmamba.tracking.atomic import read_json
 from vmamba.tracking.describe import flat
 from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.series import best
 
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, where PyYAML has it
 # entries of result.json, and what one of them is divided by to be read
@@ -42,6 +43,7 @@ class Point:
     log: Path | None = None  # what its job printed, where that is known
     judged: bool = False  # the state is its launcher's word too
     result: dict = field(default_factory=dict)
+    uneven: set[str] = field(default_factory=set)  # keys that other runs were not asked for, or this one not
 
     @property
     def metric(self) -> str:
@@ -67,6 +69,10 @@ class Point:
                 return float(value)
         return None
 
+    def so_far(self, metric: str) -> float | None:
+        """The best of ``metric`` up to now, of a run that has not finished."""
+        return None if self.state == "finished" else best(self.folder.metrics, metric, self.higher_is_better(metric))
+
     @cached_property
     def measures(self) -> dict[str, float]:
         """Of ``MEASURES`` those that were recorded, parameters in millions."""
@@ -74,13 +80,13 @@ class Point:
         return {name: value / MEASURES[name] for name, value in found.items() if isinstance(value, int | float)}
 
     def value(self, key: str) -> str:
-        """What this run has for the override ``key``: as asked, else as its configuration says."""
-        if key in self.asked:
+        """What this run has for the override ``key``: as asked, if all were, else as its configuration says."""
+        if key in self.asked and key not in self.uneven:
             return self.asked[key]
-        for name in (key, f"{key}.name"):
+        for name in (key, f"{key}.name", f"{key}.backend"):
             if name in self.config:
                 return _text(self.config[name])
-        return "(default)"
+        return self.asked.get(key, "(default)")
 
 
 def collect(paths: Iterable[Path]) -> tuple[list[Point], list[str]]:
@@ -104,6 +110,7 @@ def collect(paths: Iterable[Path]) -> tuple[list[Point], list[str]]:
             )
     if not found:
         raise UserError(remarks[0] if remarks else "name a sweep folder or run folders; see --help")
+    _even(found)
     return found, remarks
 
 
@@ -145,6 +152,15 @@ def _of_sweep(sweep: SweepFolder) -> tuple[list[Point], list[str]]:
         if row.broken:
             point.error = point.error or row.last
     return list(found.values()), []
+
+
+def _even(points: list[Point]) -> None:
+    """What only some runs were asked for is compared by the configurations, where that is "vmamba_nano" for all of them
+    and not "nano" for those that were asked for it."""
+    keys = {key for point in points for key in point.asked}
+    uneven = {key for key in keys if not all(key in point.asked for point in points)}
+    for point in points:
+        point.uneven = uneven
 
 
 def _runs_of(sweep: Path) -> list[Path]:

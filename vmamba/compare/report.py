@@ -1,7 +1,7 @@
 """Writing a comparison into a folder: report.md, report.csv, report.html."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vmamba.compare import groups, tables
@@ -10,6 +10,17 @@ from vmamba.config.errors import UserError
 from vmamba.tracking.atomic import write_text
 
 SHOWN = 30  # rows on a terminal
+
+
+@dataclass(frozen=True)
+class About:
+    """What a reader is to know beside the numbers."""
+
+    links: dict[str, str] = field(default_factory=dict)  # words to addresses, of MLflow's pages on the same runs
+    server: str = ""  # the command that starts MLflow, where the links need one
+    command: str = ""  # what started the runs
+    again: str = ""  # what runs those that did not finish
+    remarks: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -32,31 +43,38 @@ def write(
     *,
     metric: str | None = None,
     baseline: str | None = None,
-    links: dict[str, str] | None = None,
-    command: str = "",
-    remarks: Sequence[str] = (),
+    about: About,
 ) -> Report:
     """Compares ``points`` by ``metric`` (default: the one their task chooses by) and writes the report in ``folder``.
 
-    ``baseline``: "key=value,…" of a row (default: the first with a score). ``links``: words to addresses, of MLflow's
-    pages on the same runs. ``command``: what started them. ``remarks``: what else the reader is to know, a line each.
+    ``baseline``: "key=value,…" of a row (default: the first with a score).
     UserError for a metric that no run has, or a baseline that is not one row.
     """
-    name = metric or points[0].metric
+    name = metric or groups.metric_of(points)
     if metric and all(point.score(metric) is None for point in points):
         known = dict.fromkeys(key for point in points for key in point.result.get("final", {}))
         raise UserError(f"--metric {metric}: no run has it; choose from: {', '.join(known) or 'none yet'}")
-    keys, higher = groups.axes(points), points[0].higher_is_better(name)
+    keys = groups.axes(points)
+    higher = next((point for point in points if point.metric == name), points[0]).higher_is_better(name)
     rows = tables.ranked(groups.group(points, keys, name, baseline), higher)
     from vmamba.compare.page import Page
 
     folder.mkdir(parents=True, exist_ok=True)
     markdown, csv, html = (folder / f"report.{kind}" for kind in ("md", "csv", "html"))
-    about = [*remarks, *(f"In MLflow: [{words}]({address})" for words, address in (links or {}).items())]
-    about += [f"Started by `{command}`"] * bool(command)
-    foot = "\n".join(["", *(f"- {line}" for line in about)]) + "\n" if about else ""
-    write_text(markdown, tables.markdown(title, points, rows, keys, name) + foot)
+    write_text(markdown, tables.markdown(title, points, rows, keys, name) + _foot(points, about))
     tables.write_csv(csv, points, keys, name)
-    write_text(html, Page(title, points, rows, keys, name, higher, links or {}, command, remarks).text())
+    write_text(html, Page(title, points, rows, keys, name, higher, about).text())
     text = tables.markdown(title, points, rows, keys, name, SHOWN)
     return Report(markdown, csv, html, text, name, higher, keys)
+
+
+def _foot(points: list[Point], about: About) -> str:
+    """The lines below everything else in report.md."""
+    lines = [*about.remarks]
+    if about.again and tables.unfinished(points):
+        lines.append(f"To run what is left: `{about.again}`")
+    server = f" (start it: `{about.server}`)" if about.server else ""
+    lines += [f"In MLflow{server}: [{words}]({address})" for words, address in about.links.items()]
+    if about.command:
+        lines.append(f"Started by `{about.command}`")
+    return "\n".join(["", *(f"- {line}" for line in lines)]) + "\n" if lines else ""

@@ -3,11 +3,11 @@
 import csv
 import io
 import math
+import statistics
 from pathlib import Path
 
-from vmamba.compare.groups import SEED, Group, measured
+from vmamba.compare.groups import SEED, Group, heads, measured
 from vmamba.compare.points import MEASURES, Point
-from vmamba.tracking.describe import short
 
 HEADS = {
     "images_per_s": "train images/s",
@@ -15,24 +15,27 @@ HEADS = {
     "gflops": "GFLOPs",
     "gpu_peak_gib": "GPU peak (GiB)",
     "rss_peak_gib": "process peak (GiB)",
-    "seconds": "seconds",
+    "seconds": "wall time (s)",
 }
 CSV = {"params": "params_M"}
 
 
 def header(rows: list[Group], keys: list[str], metric: str) -> list[str]:
     """The columns of the table: the axes, runs, the metric, the difference, its worth, and what else was measured."""
-    held = [short(key) for key in keys if key != SEED] or ["run"]
+    held = heads(key for key in keys if key != SEED) or ["run"]
     return [*held, "runs", metric, "vs baseline", "significance", *(HEADS[name] for name in measured(rows))]
 
 
 def cells(row: Group, names: list[str]) -> list[str]:
-    """One row, as text."""
+    """One row, as text. Runs of another task have their own metric, with its name, and are compared with nothing."""
     left = list(row.values.values()) or [row.points[0].name]
     difference = "" if row.difference is None else signed(row)
-    done, all_ = len(row.scores), len(row.points)
+    own = [] if row.scores else [(point.score(point.metric), point.metric) for point in row.points]
+    own = [(score, metric) for score, metric in own if score is not None]
+    done, all_ = len(row.scores or own), len(row.points)
     runs = str(done) if done == all_ else f"{done} of {all_}"
-    return [*left, runs, spread(row), difference, row.hint, *(number(row.measure(name)) for name in names)]
+    score = f"{_rounded(statistics.fmean(score for score, _ in own))} {own[0][1]}" if own else spread(row)
+    return [*left, runs, score, difference, row.hint, *(number(row.measure(name)) for name in names)]
 
 
 def spread(row: Group) -> str:
@@ -40,7 +43,7 @@ def spread(row: Group) -> str:
     if row.mean is None:
         return "–"
     places = decimals(row.mean)
-    return f"{row.mean:.{places}f}" + ("" if row.std is None else f" ± {row.std:.{places}f}")
+    return _rounded(row.mean) + ("" if row.std is None else f" ± {row.std:.{places}f}")
 
 
 def signed(row: Group) -> str:
@@ -107,13 +110,19 @@ def markdown(
 
 def explain(rows: list[Group], metric: str) -> str:
     """One line under the table: what its numbers are."""
-    base = next((row.label for row in rows if row.baseline), "none")
+    said = f"{metric} of each run's best evaluation"
+    if any(row.std is not None for row in rows):
+        said += ": mean ± sample standard deviation over the runs of a row"
+    others = {point.metric for row in rows for point in row.points if not row.scores} - {metric}
+    if others:
+        said += f"; of runs without it their own, {', '.join(sorted(others))} (--metric compares by another)"
     tests = sum(row.p is not None for row in rows)
+    if sum(row.mean is not None for row in rows) > 1:
+        base = next(row.label for row in rows if row.baseline)
+        said += f". The baseline is {base}" + ("; Welch's t-test against it" if tests else "")
+        said += " where both have two runs or more" * any(0 < len(row.scores) < 2 for row in rows) * bool(tests)
     many = f" These are {tests} tests: at p < 0.05 one in twenty is significant by chance." if tests > 3 else ""
-    return (
-        f"{metric} of each run's best evaluation: mean ± sample standard deviation over the runs of a row. "
-        f"The baseline is {base}; Welch's t-test against it where both have two runs or more.{many}"
-    )
+    return f"{said}.{many}"
 
 
 def counts(points: list[Point]) -> str:
@@ -125,19 +134,27 @@ def counts(points: list[Point]) -> str:
 
 
 def each_run_matters(points: list[Point], rows: list[Group]) -> bool:
-    """Whether the runs say more than the rows do."""
-    return len(rows) < len(points) or any(point.note for point in points)
+    """Whether the runs say more than the rows do: those of a sweep, which have numbers, may not."""
+    return len(rows) < len(points) or any(point.note or not point.name.isdigit() for point in points)
 
 
 def every_run(points: list[Point], keys: list[str], metric: str) -> tuple[list[str], list[list[str]]]:
     """A row a run: its axes, how it stands, its score, and what it took."""
     lines = []
     for point in points:
-        score = point.score(metric)
-        shown = "–" if score is None else f"{score:.{decimals(score)}f}"
         took = [number(point.measures.get(name)) for name in ("images_per_s", "seconds")]
-        lines.append([point.name, *(point.value(key) for key in keys), point.standing, shown, *took])
-    return ["run", *map(short, keys), "state", metric, HEADS["images_per_s"], HEADS["seconds"]], lines
+        lines.append([point.name, *(point.value(key) for key in keys), point.standing, achieved(point, metric), *took])
+    return ["run", *heads(keys), "state", metric, HEADS["images_per_s"], HEADS["seconds"]], lines
+
+
+def achieved(point: Point, metric: str) -> str:
+    """A run's score; "94.10 so far" of one that has not finished; its own metric, with its name, of another task's."""
+    for name, words in ((metric, ""), (point.metric, f" {point.metric}")):
+        if (score := point.score(name)) is not None:
+            return _rounded(score) + words
+        if (score := point.so_far(name)) is not None:
+            return f"{_rounded(score)} so far{words}"
+    return "–"
 
 
 def unfinished(points: list[Point]) -> list[str]:
@@ -163,6 +180,10 @@ def write_csv(path: Path, points: list[Point], keys: list[str], metric: str) -> 
     path.write_text(text.getvalue(), encoding="utf-8")
 
 
+def _rounded(value: float) -> str:
+    return f"{value:.{decimals(value)}f}"
+
+
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
-    return lines + ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

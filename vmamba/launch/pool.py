@@ -163,6 +163,9 @@ def alive(job: str) -> bool:
     pid = job.partition(".")[0]
     try:
         words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        if not words:  # for an instant, of a process that is starting
+            time.sleep(POLL)
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return not Path("/proc").is_dir() and subprocess.run(["ps", "-p", pid], capture_output=True).returncode == 0
     return b"vmamba" in words

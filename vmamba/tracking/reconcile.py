@@ -20,7 +20,7 @@ def reconcile(runs: Iterable[tuple[RunFolder, str]]) -> list[str]:
     silent: set[str] = set()
     for folder, gone in runs:
         try:
-            line = _end(folder, gone) + _deliver(folder, silent)
+            line = "; ".join(filter(None, (_end(folder, gone), _deliver(folder, silent))))
         except OSError as error:
             line = f"left as it is ({error.strerror or error})"
         except NotDelivered as error:
@@ -39,7 +39,7 @@ def _end(folder: RunFolder, gone: str) -> str:
     else:
         feeder.settle(folder)
     after = folder.read_status()
-    return "" if after.get("state") == before else f"was still noted as running, is {after['state']} now; "
+    return "" if after.get("state") == before else f"was still noted as running, is {after['state']} now"
 
 
 def _deliver(folder: RunFolder, silent: set[str]) -> str:
