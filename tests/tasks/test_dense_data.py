@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from dense_trees import DET, SEG, picture, run, task_of
+from dense_trees import DET, METRICS, SEG, picture, run, task_of, words
 from PIL import Image
 
 from vmamba.config.errors import UserError
@@ -42,6 +42,14 @@ DET_MISTAKES = {
         ["lacks 2 of 6 images", "000000000001.jpg", "whole"],
     ),
     "other categories": (lambda r: edit(r / TRAIN, other_names), ["2 categories (cat, cow", "data.classes="]),
+    "masks of another size": (
+        lambda r: edit(r / VAL, lambda c: c["annotations"][1].update(segmentation={"size": [9, 9], "counts": [81]})),
+        ["mask of annotation 2 has size [9, 9]", "[72, 48]"],
+    ),
+    "images of another size": (
+        lambda r: edit(r / VAL, lambda c: [i.update(width=96, height=144) for i in c["images"]]),
+        ["000000000000.jpg is 48 x 72", "boxes for 96 x 144"],
+    ),
     "no box at all": (lambda r: edit(r / TRAIN, no_boxes), ["none of its 6 images has a box", "recipe.det.min_size"]),
 }
 
@@ -66,6 +74,10 @@ SEG_MISTAKES = {
     ),
     "no images": (lambda r: [p.unlink() for p in (r / "images/validation").iterdir()], ["has no images"]),
     "a colour map": (grey_to_colour, ["ADE_0.png has 3 dimensions", "grey PNG"]),
+    "a map of another size": (
+        lambda r: Image.fromarray(np.zeros((9, 9), np.uint8)).save(r / "annotations/training/ADE_0.png"),
+        ["ADE_0.png is 9 x 9", "ADE_0.jpg 48 x 72"],
+    ),
     "a broken map": (lambda r: (r / "annotations/training/ADE_0.png").write_bytes(b"x"), ["ADE_0.png is not readable"]),
 }
 
@@ -80,7 +92,8 @@ def test_segmentation_data_that_are_not_right_get_one_line(what, ade, tmp_path):
 
 def test_more_classes_in_the_maps_than_in_the_model(ade):
     refused([*SEG, f"data.root={ade}", "data.num_classes=149"], ["has class 150", "data.num_classes=149", "allows 149"])
-    refused([*SEG, f"data.root={ade}", "data.in_chans=1"], ["data.in_chans=1", "3 channels"])
+    grey = ["data.in_chans=1", "data.mean=[0.5]", "data.std=[0.5]"]
+    refused([*SEG, f"data.root={ade}", *grey], ["data.in_chans=1", "3 channels"])
     refused([*SEG, f"data.root={ade}", "model.depths=[1,1,1]", "model.dims=[8,8,8]"], ["4 stages"])
 
 
@@ -100,6 +113,51 @@ def test_an_unreadable_image_is_skipped_in_training_and_left_out_of_the_score(co
     result = run([*DET, f"data.root={root}", "recipe.epochs=1"], tmp_path / "run")
     assert result["steps"] == 2 and "broken image, skipped" in caplog.text
     assert "000000000001.jpg" in caplog.text
+
+
+@pytest.mark.parametrize("task", ["det", "seg"])
+def test_an_image_lies_as_its_annotations_do(task, coco, ade, tmp_path):
+    """OpenCV obeys an EXIF tag; annotations may be of the pixels as stored (the first image) or as shown."""
+    from PIL import ImageOps
+
+    source = coco if task == "det" else ade
+    root = shutil.copytree(source, tmp_path / "tree")
+    folder = root / ("val2017" if task == "det" else "images/validation")
+    first, second = sorted(folder.iterdir())[:2]
+    for path in (first, second):
+        image = Image.open(path)
+        stored = image if path == first else image.transpose(Image.Transpose.ROTATE_90)
+        tag = image.getexif()
+        tag[0x0112] = 6  # shown a quarter turned clockwise
+        stored.save(path, exif=tag, quality=95)
+    assert ImageOps.exif_transpose(Image.open(second)).size == Image.open(source / second.relative_to(root)).size
+    dataset = task_of(words(task, root, root)).val_set.read.dataset
+    for place, path in enumerate((first, second)):
+        sample = dataset[place]["data_samples"]
+        assert sample.ori_shape == Image.open(source / path.relative_to(root)).size[::-1]
+    Image.fromarray(picture(0)[:9]).save(first)
+    with pytest.raises(OSError, match="is 48 x 9, its annotations are 48 x 72"):
+        dataset[0]
+
+
+def test_an_error_in_a_pipeline_is_not_taken_for_a_broken_image(coco):
+    read = task_of([*DET, f"data.root={coco}"]).train_set.read
+    read.dataset.pipeline.transforms.append(lambda _: int("x"))
+    with pytest.raises(RuntimeError, match=r"jpg: ValueError in its pipeline \(invalid literal"):
+        read[0]
+
+
+def test_images_of_several_sizes_are_evaluated_in_one_batch(ade, tmp_path):
+    told = [*SEG, f"data.root={ade}"]
+    one = run([*told, "limit.train_steps=1"], tmp_path / "run")
+    many = run([*told, "mode=eval", f"ckpt={tmp_path / 'run'}", "data.eval_batch=3"], tmp_path / "eval")
+    assert all(many["final"][name] == pytest.approx(one["final"][name], abs=0.2) for name in METRICS["seg"])
+
+
+def test_a_batch_of_one_image_is_refused_where_batch_norms_see_one_value(ade, tmp_path):
+    with pytest.raises(UserError, match=r"recipe\.batch_size=1: .* two images or more") as caught:
+        run([*SEG, f"data.root={ade}", "recipe.batch_size=1"], tmp_path / "run")
+    assert "\n" not in str(caught.value)
 
 
 def test_images_smaller_than_the_crop_are_padded(ade, tmp_path):

@@ -54,10 +54,11 @@ def test_detection_schedule(name, epochs, falls):
 
 
 def test_detection_pipelines():
-    load = [{"type": "LoadImageFromFile"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
+    load = [{"type": "LoadAnnotatedImage"}, {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}]
     resize = {"type": "Resize", "scale": [1333, 800], "keep_ratio": True}
     flip, pack = {"type": "RandomFlip", "prob": 0.5}, {"type": "PackDetInputs"}
-    data = det.data_config(run_of("coco_tiny_1x"))
+    model = det.model_config(run_of("coco_tiny_1x"))
+    data = det.data_config(run_of("coco_tiny_1x"), model)
     assert data["train"]["pipeline"] == [*load, resize, flip, pack]
     assert data["train"]["filter_cfg"] == {"filter_empty_gt": True, "min_size": 32}
     assert data["val"]["pipeline"][:3] == [load[0], resize, load[1]] and data["val"]["test_mode"]
@@ -68,7 +69,7 @@ def test_detection_pipelines():
     first = {"type": "RandomChoiceResize", "scales": [[s, 1333] for s in (400, 500, 600)], "keep_ratio": True}
     crop = {"type": "RandomCrop", "crop_type": "absolute_range", "crop_size": [384, 600], "allow_negative_crop": True}
     ways = {"type": "RandomChoice", "transforms": [[sides], [first, crop, sides]]}
-    assert det.data_config(run_of("coco_tiny_3x"))["train"]["pipeline"] == [*load, flip, ways, pack]
+    assert det.data_config(run_of("coco_tiny_3x"), model)["train"]["pipeline"] == [*load, flip, ways, pack]
 
 
 def test_detection_model():
@@ -114,10 +115,11 @@ def test_segmentation_schedule():
 @pytest.mark.parametrize(("name", "crop"), [("ade20k_small", 512), ("ade20k_small_640", 640)])
 def test_segmentation_pipelines_and_model(name, crop):
     run = run_of(name)
-    data, config = seg.data_config(run), seg.model_config(run)
+    config = seg.model_config(run)
+    data = seg.data_config(run, config)
     label = {"type": "LoadAnnotations", "reduce_zero_label": True}
     assert data["train"]["pipeline"] == [
-        {"type": "LoadImageFromFile"},
+        {"type": "LoadAnnotatedImage"},
         label,
         {"type": "RandomResize", "scale": [4 * crop, crop], "ratio_range": [0.5, 2.0], "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": [crop, crop], "cat_max_ratio": 0.75},
@@ -126,7 +128,7 @@ def test_segmentation_pipelines_and_model(name, crop):
         {"type": "PackSegInputs"},
     ]
     resize = {"type": "Resize", "scale": [4 * crop, crop], "keep_ratio": True}
-    assert data["val"]["pipeline"] == [{"type": "LoadImageFromFile"}, resize, label, {"type": "PackSegInputs"}]
+    assert data["val"]["pipeline"] == [data["train"]["pipeline"][0], resize, label, {"type": "PackSegInputs"}]
     scales, flips, *_ = data["tta"]["pipeline"][1]["transforms"]
     assert [way["scale_factor"] for way in scales] == [0.5, 0.75, 1.0, 1.25, 1.5, 1.75]
     assert [way["prob"] for way in flips] == [0.0, 1.0]

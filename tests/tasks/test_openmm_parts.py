@@ -1,12 +1,16 @@
 """Our backbones in OpenMMLab, starts from checkpoints, other models."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
-from dense_trees import DET, SEG, run, task_of
+from dense_trees import DET, METRICS, SEG, run, task_of
 
 from vmamba.config.errors import UserError
 from vmamba.models import create_model
-from vmamba_tasks.openmm import backbones, extras, tuples
+from vmamba_tasks.openmm import backbones, ext, extras, tuples
 
 
 def test_lists_become_tuples_where_they_must():
@@ -109,7 +113,7 @@ model = dict(type='RetinaNet', data_preprocessor=dict(type='DetDataPreprocessor'
         loss_bbox=dict(type='L1Loss')),
     train_cfg=dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0),
                    sampler=dict(type='PseudoSampler'), allowed_border=-1, pos_weight=-1, debug=False),
-    test_cfg=dict(nms_pre=100, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=9))
+    test_cfg=dict(nms_pre=100, min_bbox_size=0, score_thr=0.0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=9))
 """
 DEEPLAB = """
 norm = dict(type='SyncBN', requires_grad=True)
@@ -126,24 +130,34 @@ model = dict(type='EncoderDecoder', pretrained='open-mmlab://resnet50_v1c',
 """
 
 
-@pytest.mark.parametrize(("task", "text"), [("det", RETINA), ("seg", DEEPLAB)])
-def test_another_model_with_our_backbone(task, text, coco, ade, tmp_path):
+def other(task: str, text: str, root: Path, tmp_path: Path) -> list[str]:
+    """The words of two steps of another model, from a file of its own."""
     (tmp_path / "base.py").write_text(text)
-    words = [*DET, f"data.root={coco}"] if task == "det" else [*SEG, f"data.root={ade}"]
-    result = run(
-        [*words, f"task.base={tmp_path / 'base.py'}", "limit.train_steps=2", "limit.eval_batches=1"], tmp_path / "r"
-    )
-    assert result["steps"] == 2 and result["final"]["train/loss"] > 0
+    base = f"task.base={tmp_path / 'base.py'}"
+    return [*(DET if task == "det" else SEG), f"data.root={root}", base, "limit.train_steps=2", "limit.eval_batches=1"]
 
 
-def test_retinanet_by_the_operator_that_a_gpu_calls(coco, tmp_path, monkeypatch):
-    """mmdet takes mmcv's focal loss on a GPU alone, and its own on a CPU: a run by either trains alike."""
+def test_another_segmentor_with_our_backbone(ade, tmp_path):
+    result = run(other("seg", DEEPLAB, ade, tmp_path), tmp_path / "r")
+    assert result["steps"] == 2 and result["final"]["train/loss"] > 0 and METRICS["seg"] <= result["final"].keys()
+
+
+def test_a_detector_of_boxes_alone_by_the_operator_that_a_gpu_calls(coco, tmp_path, monkeypatch):
+    """It reads no masks and is measured by boxes. mmdet takes mmcv's focal loss on a GPU alone, and its own on a CPU:
+    a run by either trains alike."""
     from mmdet.models.losses import focal_loss
 
-    (tmp_path / "base.py").write_text(RETINA)
-    base = f"task.base={tmp_path / 'base.py'}"
-    told = [*DET, f"data.root={coco}", base, "limit.train_steps=2", "limit.eval_batches=1"]
+    root = shutil.copytree(coco, tmp_path / "boxes")
+    for path in (root / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        content["annotations"] = [{k: v for k, v in a.items() if k != "segmentation"} for a in content["annotations"]]
+        path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"10 of 10 objects have no segmentation.*task\.base="):
+        task_of([*DET, f"data.root={root}"])
+    told = other("det", RETINA, root, tmp_path)
     plain = run(told, tmp_path / "plain")
+    assert {name for name in plain["final"] if "segm" in name} == set()
+    assert all(0 <= plain["final"][name] <= 100 for name in METRICS["det"] if "bbox" in name)
     calls = []
 
     def operator(pred, hits, *args, **kwargs):  # on a CPU the classes come as one-hot rows, none for background
@@ -159,11 +173,31 @@ def test_retinanet_by_the_operator_that_a_gpu_calls(coco, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "no such file"), ("model = dict(", "cannot be read"), ("x = 1", "no model"), (DEEPLAB, "other task")],
+    [
+        (None, "no such file"),
+        ("model = dict(", "cannot be read"),
+        ("x = 1", "no model"),
+        (DEEPLAB, "other task"),
+        (RETINA.replace("RetinaHead", "RetinaHaed"), "no type RetinaHaed; the nearest are RetinaHead"),
+        (RETINA.replace("stacked_convs", "stacked"), "unexpected keyword argument 'stacked'"),
+        (RETINA.replace("type='nms'", "type='soft_nms'"), "calls soft_nms, compiled code"),
+    ],
 )
 def test_a_base_that_cannot_be_used_gets_one_line(text, message, coco, tmp_path):
     if text is not None:
         (tmp_path / "base.py").write_text(text)
     with pytest.raises(UserError, match=message) as caught:
-        task_of([*DET, f"data.root={coco}", f"task.base={tmp_path / 'base.py'}"])
+        task_of([*DET, f"data.root={coco}", f"task.base={tmp_path / 'base.py'}"]).build_model()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_operators_that_nobody_provides_are_named_before_training(device):
+    from mmcv.ops import DeformConv2dPack, MultiScaleDeformableAttention, RoIAlign
+
+    model = torch.nn.ModuleList(
+        [DeformConv2dPack(4, 4, 3), RoIAlign((7, 7)), MultiScaleDeformableAttention(32), torch.nn.Conv2d(3, 4, 1)]
+    )
+    found = ext.lacking(model, {"test_cfg": [{"nms": {"type": "nms"}}, {"nms": {"type": "nms_match"}}]}, device)
+    attention = ["MultiScaleDeformableAttention"] if device == "cuda" else []  # plain torch on a CPU
+    assert found == ["DeformConv2dPack", *attention, "nms_match"]

@@ -1,7 +1,11 @@
 """``task.base``: another detector or segmentor from an OpenMMLab config file, with our backbone in it."""
 
+import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from vmamba.config.errors import UserError
 
@@ -47,6 +51,40 @@ def with_our_backbone(path: str, own: dict, scope: str) -> dict:
             _set_classes(head, classes)
     model["data_preprocessor"] = own["data_preprocessor"]
     return model
+
+
+def build(path: str, config: dict, scope: str, device: str) -> nn.Module:
+    """The model of ``config``, which came from the file ``path``, to run on ``device`` (cpu, cuda).
+
+    Raises UserError for what mmdet or mmseg do not have or take, and for operators that need compiled mmcv.
+    """
+    from vmamba_tasks.openmm import ext, parts
+
+    try:
+        model = parts.model(scope, config)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"task.base={path}: {scope} cannot build its model: {_reason(error, scope)}") from None
+    if lacking := ext.lacking(model, config, device):
+        raise UserError(
+            f"task.base={path}: its model calls {', '.join(lacking)}, compiled code of mmcv that is not installed "
+            "(nms, RoIAlign and the sigmoid focal loss are there without): build mmcv==2.1.0 with its operators, or "
+            "take another model"
+        )
+    return model
+
+
+def _reason(error: Exception, scope: str) -> str:
+    """The error's first line, with the nearest name where a type is unknown."""
+    text = str(error.args[0] if error.args else type(error).__name__).splitlines()[0]
+    if not (unknown := re.match(r"([\w.]+) is not in the \S+ registry", text)):
+        return text
+    from mmengine.registry import MODELS
+
+    child = MODELS.children.get(scope, MODELS)
+    near = get_close_matches(unknown[1].rpartition(".")[2], {*child.module_dict, *MODELS.module_dict}, n=3)
+    return f"there is no type {unknown[1]}" + (f"; the nearest are {', '.join(near)}" if near else "")
 
 
 def _connect(head: dict, widths: list[int]) -> None:

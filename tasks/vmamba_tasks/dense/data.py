@@ -1,5 +1,6 @@
 """OpenMMLab's data sets in the engine's streams: a sample depends on (seed, epoch, index) alone."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ class Samples(Dataset):
     def __getitem__(self, index: int) -> tuple[dict, int]:
         try:
             return self.dataset[index], index
+        except OSError:
+            raise
         except Exception as error:
-            if _readable(self.name(index)):
-                raise
+            if _readable(self.name(index)):  # no broken image: not to be taken for one
+                raise RuntimeError(f"{self.name(index)}: {type(error).__name__} in its pipeline ({error})") from error
             raise OSError(f"{self.name(index)}: not readable ({type(error).__name__})") from error
 
     def name(self, index: int) -> str:
@@ -77,8 +80,12 @@ def training(cfg, env, dataset: SkipBroken, tall: np.ndarray | None = None) -> E
 
 
 def evaluation(cfg, env, dataset: SkipBroken) -> DataLoader:
-    """This rank's share of the validation set; nothing is padded or seen twice. A batch may be None: all broken."""
-    return DataLoader(Shard(dataset, env.rank, env.world_size), cfg.data.eval_batch, **_common(cfg))
+    """This rank's share of the validation set; nothing is padded or seen twice. A batch may be None: all broken.
+
+    With ``tta`` one image at a time, which is many by itself.
+    """
+    batch = 1 if cfg.tta else cfg.data.eval_batch
+    return DataLoader(Shard(dataset, env.rank, env.world_size), batch, **_common(cfg))
 
 
 def collate(batch: list[tuple[dict, int]]) -> Any:
@@ -87,6 +94,18 @@ def collate(batch: list[tuple[dict, int]]) -> Any:
 
     read = [sample for sample, target in batch if target != BROKEN]
     return pseudo_collate(read) if read else None
+
+
+def by_size(predict: Callable[[dict], list], batch: dict) -> list:
+    """What ``predict`` says of a collated batch, in its order, asked of images of one size at a time."""
+    groups: dict[tuple, list[int]] = {}
+    for place, image in enumerate(batch["inputs"]):
+        groups.setdefault(tuple(image.shape), []).append(place)
+    found = {}
+    for places in groups.values():
+        part = {key: [values[place] for place in places] for key, values in batch.items()}
+        found |= dict(zip(places, predict(part), strict=True))
+    return [found[place] for place in range(len(batch["inputs"]))]
 
 
 def _common(cfg) -> dict:

@@ -10,7 +10,7 @@ from vmamba_tasks.dense import base
 from vmamba_tasks.openmm import extras
 from vmamba_tasks.openmm.tuples import with_tuples
 
-IMPORTS = ["vmamba_tasks.openmm.backbones", "vmamba_tasks.openmm.stock"]
+IMPORTS = [f"vmamba_tasks.openmm.{name}" for name in ("backbones", "loading", "stock")]
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
 Config = dict[str, Any]
 
@@ -24,9 +24,10 @@ def mm_config(cfg, path: Path) -> Config:
     _find_data(cfg)
     module = import_module(f"{cfg.task.entry.partition(':')[0]}.config")
     scope = {"det": "mmdet", "seg": "mmseg"}[cfg.task.name]
-    model, data = module.model_config(cfg), module.data_config(cfg)
+    model = module.model_config(cfg)
     if cfg.task.base is not None:
         model = base.with_our_backbone(cfg.task.base, model, scope)
+    data = module.data_config(cfg, model)
     found = {
         "default_scope": scope,
         "custom_imports": {"imports": IMPORTS, "allow_failed_imports": False},
@@ -37,7 +38,7 @@ def mm_config(cfg, path: Path) -> Config:
         "optim_wrapper": _optimizer(cfg.recipe),
         "param_scheduler": _schedule(cfg.recipe),
         **_runtime(cfg, scope),
-        "load_from": _start(cfg, module, scope, path),
+        "load_from": _start(cfg, model, scope, path),
         "resume": False,
     }
     return with_tuples(found)
@@ -179,7 +180,7 @@ def _runtime(cfg, scope: str) -> Config:
     }  # fmt: skip
 
 
-def _start(cfg, module, scope: str, path: Path) -> str | None:
+def _start(cfg, config: Config, scope: str, path: Path) -> str | None:
     """``init.ckpt`` under the whole model's names, in ``<path>.pth``; None without one."""
     if cfg.init.ckpt is None:
         return None
@@ -191,7 +192,7 @@ def _start(cfg, module, scope: str, path: Path) -> str | None:
     from vmamba_tasks.openmm import parts
 
     source = weights.find(cfg.init.ckpt, "init.ckpt")
-    model = parts.model(scope, module.model_config(cfg))
+    model = parts.model(scope, config)
     converted = start.renamed(weights.load(source).state, model, whole=False)
     fit_part(model, converted, f"init.ckpt={source}", "backbone.", ("backbone.outnorm",), start.hint(cfg))
     own = model.state_dict()

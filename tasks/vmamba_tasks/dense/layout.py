@@ -3,7 +3,11 @@
 import os
 from pathlib import Path
 
+from PIL import Image
+
 from vmamba.config.errors import UserError
+
+LOOKED_AT = 16  # images or maps of a split
 
 
 def need(data, key: str, folder: bool) -> Path:
@@ -36,6 +40,23 @@ def whole(wanted: set[str], there: set[str], folder: Path, what: str, data) -> N
             f"{folder} lacks {len(missing)} of {len(wanted)} {what}, e.g. {missing[0]}: check that the data set was "
             f"downloaded and unpacked whole. {data.how_to_get}".strip()
         )
+
+
+def some(entries: list) -> list:
+    """Those that are looked at closely, spread over the split."""
+    return entries[:: max(1, len(entries) // LOOKED_AT)]
+
+
+def sides(path: Path) -> tuple[int, int] | None:
+    """Width and height of an image, either of which an EXIF tag may have turned into the other; None if it is broken.
+
+    Broken ones are skipped, and counted, when they are read.
+    """
+    try:
+        with Image.open(path) as opened:
+            return opened.size
+    except OSError:
+        return None
 
 
 def listing(path: Path, root: str) -> str:

@@ -123,7 +123,8 @@ def _with_classes(image: np.ndarray, found: np.ndarray, colours: np.ndarray) -> 
 
 
 def _outline(axis, found: Boxes, classes: Sequence[str]) -> None:
-    """A rectangle an object, in its class's colour, with the class and the score above it."""
+    """A rectangle an object, in its class's colour, with the class and the score above it (inside, at the top)."""
+    right, bottom = axis.get_xlim()[1], axis.get_ylim()[0]
     for number, (box, label) in enumerate(zip(found["boxes"], found["labels"], strict=True)):
         x1, y1, x2, y2 = (float(edge) for edge in box)
         colour = _colour(int(label)) / 255
@@ -132,7 +133,9 @@ def _outline(axis, found: Boxes, classes: Sequence[str]) -> None:
         if "scores" in found:
             text += f" {100 * float(found['scores'][number]):.0f}"
         frame = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}
-        axis.text(x1, y1, text, fontsize=7, color="black", verticalalignment="bottom", clip_on=True, bbox=frame)
+        side, x = ("right", min(x2, right)) if x1 > 0.75 * right else ("left", x1)
+        above = "top" if y1 < 0.05 * bottom else "bottom"
+        axis.text(x, y1, text, fontsize=7, color="black", ha=side, va=above, bbox=frame)
 
 
 def _colours(classes: Sequence[str]) -> list[np.ndarray]:

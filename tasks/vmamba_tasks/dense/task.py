@@ -32,14 +32,14 @@ class Dense(ABC):
         extras.require(self.name)
         self.cfg, self.env = cfg, env
         self._find_data()
+        self.config = self.model_config()  # whatever does not fit shows here
         self.check_data()
-        config = self.data_config()
-        self.metric_config = config["metric"]
-        self.train_set = self._open(config["train"], train=True) if cfg.mode == "train" else None
-        self.val_set = self._open(config["tta" if cfg.tta else "val"], train=False)
+        sets = self.data_config()
+        self.metric_config = sets["metric"]
+        self.train_set = self._open(sets["train"], train=True) if cfg.mode == "train" else None
+        self.val_set = self._open(sets["tta" if cfg.tta else "val"], train=False)
         self.val_loader = data.evaluation(cfg, env, self.val_set)
         self.seen: list[dict] = []  # samples of the last evaluation, to be drawn
-        self.model_config()  # whatever does not fit shows here
 
     @abstractmethod
     def check_data(self) -> None:
@@ -71,7 +71,10 @@ class Dense(ABC):
         return own if path is None else base.with_our_backbone(path, own, self.scope)
 
     def build_model(self) -> nn.Module:
-        model = parts.model(self.scope, self.model_config())
+        if (path := self.cfg.task.base) is None:
+            model = parts.model(self.scope, self.config)
+        else:
+            model = base.build(path, self.config, self.scope, self.env.device.type)
         if self.env.world_size == 1 or self.env.device.type != "cuda":
             from mmengine.model import revert_sync_batchnorm
 
@@ -99,7 +102,15 @@ class Dense(ABC):
     def train_step(self, model: nn.Module, batch) -> dict[str, torch.Tensor]:
         """``batch``: OpenMMLab's ``inputs`` (uint8 images of any sizes) and ``data_samples``."""
         whole = getattr(model, "module", model)
-        losses = model(**whole.data_preprocessor(batch, True), mode="loss")
+        try:
+            losses = model(**whole.data_preprocessor(batch, True), mode="loss")
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"recipe.batch_size={self.cfg.recipe.batch_size}: the model's batch norms need two images or more in "
+                "training; make it larger (norms over several GPUs: recipe.sync_bn=true)"
+            ) from None
         loss, parsed = whole.parse_losses(losses)
         return {"loss": loss, **{name: value for name, value in parsed.items() if name != "loss"}}
 

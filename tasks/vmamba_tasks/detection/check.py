@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 from vmamba.config.errors import UserError
 from vmamba_tasks.dense import layout
@@ -11,17 +12,23 @@ from vmamba_tasks.openmm import parts
 log = logging.getLogger("vmamba")
 
 
-def boxes(cfg) -> None:
-    """Checks the splits that the run needs. Raises UserError for a missing or foreign file, classes or images."""
+def boxes(cfg, masks: bool) -> None:
+    """Checks the splits that the run needs. Raises UserError for a missing or foreign file, classes or images.
+
+    ``masks``: every object must have one.
+    """
     splits = ("train", "val") if cfg.mode == "train" else ("val",)
     for split in splits:
         folder = layout.need(cfg.data, f"{split}_split", True)
         path = layout.need(cfg.data, f"{split}_boxes", False)
         content = _read(path)
         _check_classes(cfg.data, content, path)
+        if masks:
+            _check_masks(content, path)
         layout.whole(
             {image["file_name"] for image in content["images"]}, layout.names(folder), folder, "images", cfg.data
         )
+        _check_sizes(content["images"], folder, path)
         if split == "train":
             _check_training(cfg, content, path)
 
@@ -34,12 +41,16 @@ def _read(path: Path) -> dict:
     for key, fields in (("images", ("id", "file_name", "width", "height")), ("categories", ("id", "name")),
                         ("annotations", ("id", "image_id", "category_id", "bbox", "area"))):  # fmt: skip
         entries = content.get(key) if isinstance(content, dict) else None
-        lacks = [f for f in fields if entries and f not in entries[0]] if isinstance(entries, list) else [key]
+        lacks = [f for f in fields if any(f not in entry for entry in entries)] if _list_of_dicts(entries) else [key]
         if lacks:
             raise UserError(
                 f"{path} is not a COCO instances file (no {lacks[0]}): it needs images, categories and boxes"
             )
     return content
+
+
+def _list_of_dicts(entries: Any) -> bool:
+    return isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
 
 
 def _check_classes(data, content: dict, path: Path) -> None:
@@ -53,6 +64,36 @@ def _check_classes(data, content: dict, path: Path) -> None:
             f"{data.num_classes} and data.classes names {len(wanted)}: set data.classes=[…] to the file's names and "
             "data.num_classes to their number"
         )
+
+
+def _check_masks(content: dict, path: Path) -> None:
+    """Every object needs a mask of its image's size; objects without area are left out by mmdet itself."""
+    real = [note for note in content["annotations"] if note["area"] > 0 and min(note["bbox"][2:]) >= 1]
+    bare = sum(not note.get("segmentation") for note in real)
+    if bare:
+        raise UserError(
+            f"{path}: {bare} of {len(real)} objects have no segmentation, which Mask R-CNN learns and is measured by: "
+            "add it, or take a detector of boxes alone by task.base=/path/to/mm_config.py (Faster R-CNN, RetinaNet, …)"
+        )
+    sides = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
+    for note in real:
+        mask, size = note["segmentation"], sides.get(note["image_id"])
+        if isinstance(mask, dict) and size and mask.get("size") != size:
+            raise UserError(
+                f"{path}: the mask of annotation {note['id']} has size {mask.get('size')}, its image (id "
+                f"{note['image_id']}) {size}, height first: write the masks again for the images as they are"
+            )
+
+
+def _check_sizes(images: list[dict], folder: Path, path: Path) -> None:
+    """A look at some images: annotations for another size of them would be learned without a word."""
+    for image in layout.some(images):
+        sides, told = layout.sides(folder / image["file_name"]), (image["width"], image["height"])
+        if sides and sorted(sides) != sorted(told):
+            raise UserError(
+                f"{folder / image['file_name']} is {sides[0]} x {sides[1]}, while {path} has boxes for {told[0]} x "
+                f"{told[1]}: put the images there that were annotated, or scale the annotations with them"
+            )
 
 
 def _check_training(cfg, content: dict, path: Path) -> None:

@@ -10,6 +10,7 @@ from vmamba_tasks.openmm.backbone import backbone_config, channels, preprocessor
 
 STRIDES = [4, 8, 16, 32]
 ONES = [1.0, 1.0, 1.0, 1.0]
+LOAD = {"type": "LoadAnnotatedImage"}
 
 
 def model_config(cfg) -> dict:
@@ -69,19 +70,31 @@ def model_config(cfg) -> dict:
     }  # fmt: skip
 
 
-def data_config(cfg) -> dict:
-    """The data sets of ``cfg`` with their pipelines, and the metric: ``train``, ``val``, ``metric``."""
-    data, det = cfg.data, cfg.recipe.det
+def has_masks(model: dict) -> bool:
+    """Whether the detector of a config predicts instance masks."""
+    heads = model.get("roi_head")  # a list in some cascades
+    return any("mask_head" in part for part in (model, *(heads if isinstance(heads, list) else [heads or {}])))
+
+
+def data_config(cfg, model: dict) -> dict:
+    """The data sets of ``cfg`` with their pipelines, and the metric: ``train``, ``val``, ``metric``.
+
+    ``model``: the detector's dict; one without masks neither reads nor measures any.
+    """
+    data, det, masks = cfg.data, cfg.recipe.det, has_masks(model)
     root = str(Path(data.root or "").expanduser())
     return {
-        "train": _coco(data, root, data.train_boxes, data.train_split, train_pipeline(det))
+        "train": _coco(data, root, data.train_boxes, data.train_split, train_pipeline(det, masks))
         | {"filter_cfg": {"filter_empty_gt": True, "min_size": det.min_size}},
-        "val": _coco(data, root, data.val_boxes, data.val_split, test_pipeline(det)) | {"test_mode": True},
-        "metric": {"type": "CocoMetric", "ann_file": f"{root}/{data.val_boxes}", "metric": ["bbox", "segm"]},
-    }
+        "val": _coco(data, root, data.val_boxes, data.val_split, test_pipeline(det, masks)) | {"test_mode": True},
+        "metric": {
+            "type": "CocoMetric", "ann_file": f"{root}/{data.val_boxes}",
+            "metric": ["bbox", "segm"] if masks else ["bbox"],
+        },
+    }  # fmt: skip
 
 
-def train_pipeline(det) -> list[dict]:
+def train_pipeline(det, masks: bool) -> list[dict]:
     """Resizing to ``det.scale``; with ``det.short_sides`` to one of them, and half of the images by way of a crop."""
     flip = {"type": "RandomFlip", "prob": det.flip}
     if not det.short_sides:
@@ -95,13 +108,13 @@ def train_pipeline(det) -> list[dict]:
             }  # fmt: skip
             ways.append([_one_of(det, det.crop_sides), crop, _one_of(det, det.short_sides)])
         steps = [flip, {"type": "RandomChoice", "transforms": ways}]
-    return [{"type": "LoadImageFromFile"}, _annotations(), *steps, {"type": "PackDetInputs"}]
+    return [LOAD, _annotations(masks), *steps, {"type": "PackDetInputs"}]
 
 
-def test_pipeline(det) -> list[dict]:
+def test_pipeline(det, masks: bool) -> list[dict]:
     """The annotations come after resizing: they stay those of the image as it is on disk."""
     keys = ["img_id", "img_path", "ori_shape", "img_shape", "scale_factor"]
-    return [{"type": "LoadImageFromFile"}, _resize(det), _annotations(), {"type": "PackDetInputs", "meta_keys": keys}]
+    return [LOAD, _resize(det), _annotations(masks), {"type": "PackDetInputs", "meta_keys": keys}]
 
 
 def _coder(stds: list[float]) -> dict:
@@ -162,8 +175,8 @@ def _coco(data, root: str, boxes: str, images: str, pipeline: list[dict]) -> dic
     }  # fmt: skip
 
 
-def _annotations() -> dict:
-    return {"type": "LoadAnnotations", "with_bbox": True, "with_mask": True}
+def _annotations(masks: bool) -> dict:
+    return {"type": "LoadAnnotations", "with_bbox": True, "with_mask": masks}
 
 
 def _resize(det) -> dict:

@@ -1,4 +1,7 @@
-"""The detection task: Mask R-CNN on COCO-like data. Metrics: val/bbox_mAP, val/bbox_AP50, … and the same of masks."""
+"""The detection task: Mask R-CNN on COCO-like data. Metrics: val/bbox_mAP, val/bbox_AP50, val/bbox_AP75.
+
+The same of masks (val/segm_…) where the detector has them.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -46,10 +49,10 @@ class Detection(Dense):
     full_data = "for COCO add data=coco data.root=/path/to/coco"
 
     def check_data(self) -> None:
-        check.boxes(self.cfg)
+        check.boxes(self.cfg, masks=config.has_masks(self.config))
 
     def data_config(self) -> dict:
-        return config.data_config(self.cfg)
+        return config.data_config(self.cfg, self.config)
 
     def own_model_config(self) -> dict:
         return config.model_config(self.cfg)
@@ -82,8 +85,8 @@ class Detection(Dense):
     def names(self, raw: dict[str, float]) -> dict[str, float]:
         """A run that has not found a box yet has no numbers: they are 0."""
         return {
-            f"val/{kind}_{ours}": 100 * max(0.0, raw.get(f"{kind}_{theirs}", 0.0))
-            for kind in ("bbox", "segm")
+            f"val/{kind}_{ours}": round(100 * max(0.0, raw.get(f"{kind}_{theirs}", 0.0)), 1)  # mmdet rounds it so
+            for kind in self.metric_config["metric"]
             for theirs, ours in METRICS.items()
         }
 

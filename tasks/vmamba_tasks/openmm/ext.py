@@ -7,17 +7,21 @@ name can be imported, and says what is missing when it is called. Signatures are
 
 import sys
 import types
+from collections.abc import Iterator
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss  # and torch.ops.torchvision is registered
 
 from vmamba.config.errors import UserError
 
 NAME = "mmcv._ext"
 AVERAGE = 1  # mmcv's pool_mode
+SERVED = {"nms", "roi_align", "focal_loss"}  # the files of mmcv.ops that need nothing else
+PLAIN_ON_CPU = {"multi_scale_deform_attn"}  # those that have a form of their own in plain torch there
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int = 0) -> Tensor:
@@ -111,6 +115,19 @@ def compiled() -> bool:
     return not isinstance(mmcv._ext, _StandIn)
 
 
+def lacking(model: nn.Module, config: Any, device: str) -> list[str]:
+    """The operators of mmcv, by name, that ``model`` calls on ``device`` (cpu, cuda) and that nobody provides.
+
+    ``config`` is the dict it was built from, where the kind of NMS stands.
+    """
+    if compiled():
+        return []
+    there = SERVED | PLAIN_ON_CPU if device == "cpu" else SERVED
+    kinds = {type(module) for module in model.modules() if type(module).__module__.startswith("mmcv.ops.")}
+    found = {kind.__name__ for kind in kinds if _of_mmcv(kind) not in there and _calls_compiled(kind)}
+    return sorted(found | set(_other_nms(config)))
+
+
 class _StandIn(types.ModuleType):
     """The module: what is provided, and for every other name a function that refuses when called."""
 
@@ -138,6 +155,25 @@ class _Finder(MetaPathFinder, Loader):
 
     def exec_module(self, module) -> None:
         """Nothing to run: the module came whole."""
+
+
+def _of_mmcv(kind: type) -> str:
+    return kind.__module__.rpartition(".")[2]
+
+
+def _calls_compiled(kind: type) -> bool:
+    """Every file of mmcv.ops that calls compiled code loads it under this name."""
+    return hasattr(sys.modules[kind.__module__], "ext_module")
+
+
+def _other_nms(node: Any) -> Iterator[str]:
+    """The kinds of NMS in a config but for the plain one."""
+    if isinstance(node, dict):
+        kind = node["nms"].get("type", "nms") if isinstance(node.get("nms"), dict) else "nms"
+        if kind != "nms":
+            yield kind
+    for entry in node.values() if isinstance(node, dict) else node if isinstance(node, (list, tuple)) else ():
+        yield from _other_nms(entry)
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:

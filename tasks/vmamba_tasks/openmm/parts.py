@@ -13,7 +13,7 @@ from vmamba_tasks.openmm.tuples import with_tuples
 @contextlib.contextmanager
 def scope(name: str) -> Iterator[None]:
     """Inside, types without a prefix are looked for in ``name`` (mmdet, mmseg), and only errors are printed."""
-    from vmamba_tasks.openmm import backbones  # noqa: F401  registers, and makes mmcv.ops importable
+    from vmamba_tasks.openmm import backbones, loading  # noqa: F401  register, and make mmcv.ops importable
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

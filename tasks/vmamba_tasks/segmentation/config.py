@@ -11,6 +11,7 @@ from vmamba_tasks.openmm.backbone import backbone_config, channels, preprocessor
 
 IMAGES = (".jpg", ".jpeg", ".png")
 IGNORED = 255
+LOAD = {"type": "LoadAnnotatedImage"}
 MMSEG_STD = 0.01  # what its heads begin with when nothing is said
 
 
@@ -45,13 +46,13 @@ def model_config(cfg) -> dict:
     }  # fmt: skip
 
 
-def data_config(cfg) -> dict:
+def data_config(cfg, _model: dict) -> dict:
     """The data sets of ``cfg`` with their pipelines, and the metric: ``train``, ``val``, ``tta``, ``metric``."""
     data, seg = cfg.data, cfg.recipe.seg
     zero = {"reduce_zero_label": data.reduce_zero_label}
     label = {"type": "LoadAnnotations", **zero}
     train = [
-        {"type": "LoadImageFromFile"},
+        LOAD,
         label,
         {"type": "RandomResize", "scale": list(seg.scale), "ratio_range": list(seg.ratio), "keep_ratio": True},
         {"type": "RandomCrop", "crop_size": [seg.crop, seg.crop], "cat_max_ratio": seg.cat_max_ratio},
@@ -60,7 +61,7 @@ def data_config(cfg) -> dict:
         {"type": "PackSegInputs"},
     ]
     resize = {"type": "Resize", "scale": list(seg.scale), "keep_ratio": True}
-    test = [{"type": "LoadImageFromFile"}, resize, label, {"type": "PackSegInputs"}]
+    test = [LOAD, resize, label, {"type": "PackSegInputs"}]
     ways = [
         [
             {"type": "Resize", "scale_factor": ratio, "keep_ratio": True} for ratio in seg.tta_ratios
@@ -69,7 +70,7 @@ def data_config(cfg) -> dict:
         [label],
         [{"type": "PackSegInputs"}],
     ]
-    many = [{"type": "LoadImageFromFile"}, {"type": "TestTimeAug", "transforms": ways}]
+    many = [LOAD, {"type": "TestTimeAug", "transforms": ways}]
     return {
         "train": _maps(data, data.train_split, data.train_maps, train),
         "val": _maps(data, data.val_split, data.val_maps, test) | {"test_mode": True},

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vmamba_tasks.dense import data
 from vmamba_tasks.dense.task import Dense
 from vmamba_tasks.openmm import parts
 from vmamba_tasks.segmentation import check, config
@@ -26,7 +27,7 @@ class Segmentation(Dense):
         check.maps(self.cfg)
 
     def data_config(self) -> dict:
-        return config.data_config(self.cfg)
+        return config.data_config(self.cfg, self.config)
 
     def own_model_config(self) -> dict:
         return config.model_config(self.cfg)
@@ -49,14 +50,14 @@ class Segmentation(Dense):
     def predict(self, model: nn.Module, batch) -> list:
         """With ``tta`` the mean of the softmax over scales and flips."""
         if not self.cfg.tta:
-            return model.val_step(batch)
+            return data.by_size(model.val_step, batch)
         with parts.scope(self.scope):
             from mmseg.models import SegTTAModel
 
             return SegTTAModel(module=model).test_step(batch)
 
     def names(self, raw: dict[str, float]) -> dict[str, float]:
-        return {f"val/{name}": float(raw[name]) for name in METRICS}
+        return {f"val/{name}": round(float(raw[name]), 2) for name in METRICS}  # mmseg rounds them so
 
     def sample(self, found: Any) -> dict:
         from mmcv import imread
