@@ -89,8 +89,16 @@ def test_a_run_that_goes_on_shows_its_best_so_far_and_how_to_go_on(sweep, capsys
     submit(sweep)
     assert main([str(sweep)]) == 0
     text = (sweep / "report" / "report.md").read_text()
-    assert "| 6 | 16 | 0 | failed | 1.00 so far |" in text and f"resume {sweep}`" in text
+    assert "| 6 | 16 | 0 | failed | 1.00 so far |" in text and "Best: d_state=4" in text and f"resume {sweep}`" in text
     assert f"resume {sweep}</code>" in (sweep / "report" / "report.html").read_text()
+
+
+def test_before_any_run_has_finished_the_best_so_far_is_told(tmp_path, capsys):
+    for number in range(2):
+        write_run(tmp_path / str(number), {"model.d_state": number}, 70.0 + number, state="running")
+        (tmp_path / str(number) / "result.json").unlink()
+    assert main([str(tmp_path)]) == 0
+    assert "No run has finished. Best so far: d_state=1, val/acc1 71.00." in capsys.readouterr().out
 
 
 def test_one_seed_gives_a_difference_without_a_test(tmp_path):

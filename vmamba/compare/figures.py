@@ -20,8 +20,10 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 def figures(points: list[Point], rows: list[Group], keys: list[str], metric: str, higher: bool) -> list[go.Figure]:
     """Those of the plots for which there are numbers. ``rows``: best first."""
-    varied = [key for key in keys if key != SEED]
     scored = [(point, score) for point in points if (score := point.score(metric)) is not None]
+    varied = [key for key in keys if key != SEED and len({point.value(key) for point, _ in scored}) > 1]
+    if len(varied) >= len(scored):
+        varied = varied[:1] if len(varied) == 1 else []  # runs that differ in everything say nothing of one thing
     made = [
         _effects(scored, varied, metric),
         _pareto(rows, metric, higher),
@@ -48,7 +50,7 @@ def _pareto(rows: list[Group], metric: str, higher: bool) -> go.Figure | None:
     if len(shown) < 2:
         return None
     spots = [(row.measure("images_per_s"), row.mean) for row in shown]
-    best = front(spots, higher)
+    best, middle = front(spots, higher), (min(spots)[0] + max(spots)[0]) / 2
     figure = go.Figure()
     figure.add_scatter(
         x=[spots[i][0] for i in best], y=[spots[i][1] for i in best], mode="lines", name="Pareto front",
@@ -59,14 +61,14 @@ def _pareto(rows: list[Group], metric: str, higher: bool) -> go.Figure | None:
     figure.add_scatter(
         x=[x for x, _ in spots], y=[y for _, y in spots], error_y=errors, mode=named, showlegend=False,
         marker={"size": 11, "color": [COLOURS[1] if i in best else COLOURS[0] for i in range(len(spots))]},
-        text=[_name(row) for row in shown], textposition="top right",
+        text=[_name(row) for row in shown], textposition=["top left" if x > middle else "top right" for x, _ in spots],
         hovertemplate="%{text}<br>%{x:.0f} images/s<br>" + metric + " %{y:.4g}<extra></extra>",
     )  # fmt: skip
     title = f"{metric} against training throughput (orange: nothing else is better in both)"
     figure.update_layout(title=title, xaxis_title="images/s", yaxis_title=metric, **LAYOUT)
     xs = [x for x, _ in spots]
-    room = (max(xs) - min(xs)) * 0.15 or max(xs) * 0.1  # for the names
-    return figure.update_xaxes(range=[min(xs) - room / 2, max(xs) + room * (1.5 if len(shown) <= NAMED else 0.5)])
+    room = (max(xs) - min(xs)) * 0.08 or max(xs) * 0.1
+    return figure.update_xaxes(range=[min(xs) - room, max(xs) + room])
 
 
 def _effects(scored: list[tuple[Point, float]], keys: list[str], metric: str) -> go.Figure | None:
@@ -157,7 +159,8 @@ def _parallel(scored: list[tuple[Point, float]], keys: list[str], metric: str) -
 
 
 def _name(row: Group) -> str:
-    return row.label if len(row.label) <= NAME else row.label[: NAME - 1] + "…"
+    """A row's label, the middle of a long one left out: names of runs differ in their end."""
+    return row.label if len(row.label) <= NAME else f"{row.label[: NAME - 26]}…{row.label[-25:]}"
 
 
 def _colour(number: int) -> str:

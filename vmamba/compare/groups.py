@@ -45,9 +45,14 @@ class Group:
     baseline: bool = False
 
     @property
+    def named(self) -> bool:
+        """Whether it goes by the name of its only run, which differs from others in nothing, or in too many things."""
+        return not self.values or (len(self.values) > LABELLED and len(self.points) == 1)
+
+    @property
     def label(self) -> str:
-        """Its values, "norm=ln, d_state=4"; of a run that differs in many things its name."""
-        if not self.values or (len(self.values) > LABELLED and len(self.points) == 1):
+        """Its values, "norm=ln, d_state=4", or its name."""
+        if self.named:
             return self.points[0].name
         told = list(zip(heads(self.values), self.values.values(), strict=True))
         text = ", ".join(f"{name}={value}" for name, value in told[:LABELLED])
@@ -62,7 +67,7 @@ class Group:
     def hint(self) -> str:
         """What the difference is worth, in a word or two."""
         if self.baseline:
-            return "baseline"
+            return "baseline" if self.scores else ""
         if self.p is None:
             return "one seed: no test" if self.difference is not None else ""
         stars = "significant" if self.p < 0.05 else "not significant"

@@ -7,7 +7,7 @@ from plotly.offline import get_plotlyjs
 
 from vmamba.compare import tables
 from vmamba.compare.figures import figures
-from vmamba.compare.groups import Group, measured
+from vmamba.compare.groups import Group
 from vmamba.compare.points import Point
 from vmamba.compare.report import About
 
@@ -62,7 +62,6 @@ class Page:
         bad = [point for point in self.points if point.state != "finished"]
         state = escape(tables.counts(self.points))
         below = ' (<a href="#unfinished">which, and why</a>)' if bad else ""
-        names = measured(self.rows)
         best = {number for number, row in enumerate(self.rows[:1]) if row.mean is not None}
         heads = tables.header(self.rows, self.keys, self.metric)
         linked = [f'<a href="{escape(address)}">{escape(words)}</a>' for words, address in self.about.links.items()]
@@ -72,7 +71,7 @@ class Page:
             f'<p class="best">{escape(tables.headline(self.rows, self.metric))}</p>',
             f"<p{' class=bad' if bad else ''}>{state}{below}</p>",
             *(f'<p class="bad">{escape(remark)}</p>' for remark in self.about.remarks),
-            _table(heads, [tables.cells(row, names) for row in self.rows], best),
+            _table(heads, tables.body(self.rows), best),
             f'<p class="note">{escape(tables.explain(self.rows, self.metric))}</p>',
             f'<p class="note">In MLflow{server}: {", ".join(linked)}</p>' if linked else "",
         ]

@@ -22,20 +22,37 @@ CSV = {"params": "params_M"}
 
 def header(rows: list[Group], keys: list[str], metric: str) -> list[str]:
     """The columns of the table: the axes, runs, the metric, the difference, its worth, and what else was measured."""
-    held = heads(key for key in keys if key != SEED) or ["run"]
-    return [*held, "runs", metric, "vs baseline", "significance", *(HEADS[name] for name in measured(rows))]
+    held = heads(key for key in keys if key != SEED)
+    return [
+        *["run"] * _named(rows),
+        *held,
+        "runs",
+        metric,
+        "vs baseline",
+        "significance",
+        *(HEADS[name] for name in measured(rows)),
+    ]
 
 
-def cells(row: Group, names: list[str]) -> list[str]:
-    """One row, as text. Runs of another task have their own metric, with its name, and are compared with nothing."""
-    left = list(row.values.values()) or [row.points[0].name]
+def body(rows: list[Group]) -> list[list[str]]:
+    """The rows as text, below ``header``."""
+    names, named = measured(rows), _named(rows)
+    return [[*([row.label] if row.named else [""]) * named, *_cells(row, names)] for row in rows]
+
+
+def _named(rows: list[Group]) -> bool:
+    return any(row.named for row in rows)
+
+
+def _cells(row: Group, names: list[str]) -> list[str]:
+    """One row, its name left out. Runs of another task show their own metric, and are compared with nothing."""
     difference = "" if row.difference is None else signed(row)
     own = [] if row.scores else [(point.score(point.metric), point.metric) for point in row.points]
     own = [(score, metric) for score, metric in own if score is not None]
     done, all_ = len(row.scores or own), len(row.points)
     runs = str(done) if done == all_ else f"{done} of {all_}"
     score = f"{_rounded(statistics.fmean(score for score, _ in own))} {own[0][1]}" if own else spread(row)
-    return [*left, runs, score, difference, row.hint, *(number(row.measure(name)) for name in names)]
+    return [*row.values.values(), runs, score, difference, row.hint, *(number(row.measure(name)) for name in names)]
 
 
 def spread(row: Group) -> str:
@@ -75,7 +92,12 @@ def headline(rows: list[Group], metric: str) -> str:
     """What came out, in one sentence. ``rows``: best first."""
     scored = [row for row in rows if row.mean is not None]
     if not scored:
-        return f"No run has {metric} yet."
+        higher = rows[0].points[0].higher_is_better(metric)
+        known = [(value, row) for row in rows for point in row.points if (value := point.so_far(metric)) is not None]
+        if not known:
+            return f"No run has {metric} yet."
+        value, row = (max if higher else min)(known, key=lambda one: one[0])
+        return f"No run has finished. Best so far: {row.label}, {metric} {_rounded(value)}."
     best, said = scored[0], f"{metric} {spread(scored[0])}"
     if len(scored) == 1:
         return f"{best.label}: {said}."
@@ -95,17 +117,18 @@ def markdown(
     title: str, points: list[Point], rows: list[Group], keys: list[str], metric: str, most: int | None = None
 ) -> str:
     """The report as text: what came out, the table, the runs, what did not end well. ``most``: rows shown, at most."""
-    names = measured(rows)
-    lines = [f"# {title}", "", f"{counts(points)}. {headline(rows, metric)}", ""]
-    lines += _table(header(rows, keys, metric), [cells(row, names) for row in rows[:most]])
+    text = [f"# {title}", "", f"{counts(points)}. {headline(rows, metric)}", ""]
+    text += _table(header(rows, keys, metric), body(rows)[:most])
     if most is not None and len(rows) > most:
-        lines += ["", f"… and {len(rows) - most} more rows, in the report."]
-    lines += ["", explain(rows, metric)]
+        text += ["", f"… and {len(rows) - most} more rows, in the report."]
+    text += ["", explain(rows, metric)]
     if most is None and each_run_matters(points, rows):
-        lines += ["", "## Every run", "", *_table(*every_run(points, keys, metric))]
+        text += ["", "## Every run", "", *_table(*every_run(points, keys, metric))]
     if bad := unfinished(points):
-        lines += ["", "## Not finished", "", *(f"- {line}" for line in bad[:most])]
-    return "\n".join(lines) + "\n"
+        text += ["", "## Not finished", "", *(f"- {line}" for line in bad[:most])]
+        if most is not None and len(bad) > most:
+            text += [f"- … and {len(bad) - most} more, in the report"]
+    return "\n".join(text) + "\n"
 
 
 def explain(rows: list[Group], metric: str) -> str:
@@ -134,17 +157,18 @@ def counts(points: list[Point]) -> str:
 
 
 def each_run_matters(points: list[Point], rows: list[Group]) -> bool:
-    """Whether the runs say more than the rows do: those of a sweep, which have numbers, may not."""
-    return len(rows) < len(points) or any(point.note or not point.name.isdigit() for point in points)
+    """Whether the runs say more than the rows do: not those of a sweep, one a row, which have but numbers."""
+    known = _named(rows) or all(point.name.isdigit() for point in points)
+    return len(rows) < len(points) or not known or any(point.note or point.state != "finished" for point in points)
 
 
 def every_run(points: list[Point], keys: list[str], metric: str) -> tuple[list[str], list[list[str]]]:
     """A row a run: its axes, how it stands, its score, and what it took."""
-    lines = []
+    found = []
     for point in points:
         took = [number(point.measures.get(name)) for name in ("images_per_s", "seconds")]
-        lines.append([point.name, *(point.value(key) for key in keys), point.standing, achieved(point, metric), *took])
-    return ["run", *heads(keys), "state", metric, HEADS["images_per_s"], HEADS["seconds"]], lines
+        found.append([point.name, *(point.value(key) for key in keys), point.standing, achieved(point, metric), *took])
+    return ["run", *heads(keys), "state", metric, HEADS["images_per_s"], HEADS["seconds"]], found
 
 
 def achieved(point: Point, metric: str) -> str:
@@ -185,5 +209,5 @@ def _rounded(value: float) -> str:
 
 
 def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [head, ["---"] * len(head), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    all_ = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in all_]
