@@ -65,8 +65,8 @@ def test_timm_optimizers(name):
 
 
 def test_unknown_optimizer():
-    with pytest.raises(UserError, match=r"recipe.optimizer=adamx: not an optimizer of timm; choose one of .*adamw"):
-        optim.optimizer(nn.Linear(2, 2), Recipe(optimizer="adamx"), 512, torch.device("cpu"))
+    with pytest.raises(UserError, match=r"recipe.optimizer=adamx: not an optimizer of timm. Did you mean .*adamw"):
+        optim.check(Recipe(optimizer="adamx"))
 
 
 def due(plan, what) -> list[int]:

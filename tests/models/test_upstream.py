@@ -82,3 +82,9 @@ def test_version_0_ignores_what_it_ignored():
     model = from_upstream(TINY | {"forward_type": "v0", "ssm_act_layer": "gelu", "ssm_conv": -1, "ssm_init": "v2"})
     op = model.layers[0].blocks[0].op
     assert op.conv2d.bias is not None and type(op.act).__name__ == "SiLU" and op.A_logs[:, 1].min() > 0
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_positions_are_as_many_as_whole_patches_fit(version):
+    model = from_upstream(TINY | {"posembed": True, "imgsize": 50, "patchembed_version": version})
+    assert model.pos_embed.shape == (1, 8, 12, 12)

@@ -2,8 +2,9 @@
 
 import ctypes
 from collections.abc import Iterator
+from itertools import chain
 
-from vmamba.config import secrets
+from vmamba.config import network, ranges, secrets
 from vmamba.config.errors import UserError
 from vmamba.config.schema import Run
 from vmamba_ops.limits import NETWORK_LIMITS, unfit
@@ -11,13 +12,14 @@ from vmamba_ops.limits import NETWORK_LIMITS, unfit
 
 def check(run: Run, *, cuda: bool | None = None) -> None:
     """Raises ``UserError`` with the first broken rule. ``cuda``: is there a GPU where it will run (None: unknown)."""
-    for line in (*_task_data(run), *broken(run, cuda=cuda)):
+    for line in chain(ranges.broken(run), _task_data(run), broken(run, cuda=cuda)):
         raise UserError(line)
 
 
 def broken(run: Run, *, cuda: bool | None = None) -> Iterator[str]:
-    """One line for every rule this run breaks, whatever its task and data."""
+    """One line for every rule between settings that this run breaks, whatever its task and data."""
     yield from _run(run)
+    yield from _model_data(run)
     yield from _launcher(run)
     yield from search(run)
     yield from _recipe(run)
@@ -47,12 +49,7 @@ def cuda_devices() -> int:
 def stage_maps(run: Run) -> list[int]:
     """The side of the (square) feature map of each stage."""
     model, side = run.model, run.data.img_size
-    if model.patch_embed == "v1":
-        side = side // model.patch_size
-    else:
-        stride = model.patch_size // 2
-        for _ in range(2):
-            side = (side + 2 - (stride + 1)) // stride + 1
+    side, _ = network.patch_grid(model.patch_embed, model.patch_size, (side, side))
     sides = [side]
     for _ in model.depths[1:]:
         side = {"none": side, "v2": side // 2}.get(str(model.downsample), (side + 1) // 2)
@@ -74,7 +71,24 @@ def _task_data(run: Run) -> Iterator[str]:
         yield "tta=true goes with mode=eval task=seg ckpt=…: several scales and flips are for evaluating class maps"
 
 
+def _model_data(run: Run) -> Iterator[str]:
+    """Whether the model takes the images, and has their classes."""
+    model, data = run.model, run.data
+    if model.in_chans not in (None, data.in_chans):
+        yield (
+            f"model.in_chans={model.in_chans} with data.in_chans={data.in_chans}: the model would not take the images; "
+            f"leave model.in_chans away, or read them so by data.in_chans={model.in_chans}"
+        )
+    if run.task.name == "cls" and model.num_classes is not None and model.num_classes < data.num_classes:
+        yield (
+            f"model.num_classes={model.num_classes} with data.num_classes={data.num_classes}: there are labels that "
+            "the model cannot give; leave model.num_classes away, or take a larger one"
+        )
+
+
 def _run(run: Run) -> Iterator[str]:
+    if not run.name or "/" in run.name or not run.outputs:
+        yield f"outputs={run.outputs} name={run.name}: runs lie in outputs/name-TIME; give both, and no / in name"
     if run.mode == "eval" and not run.ckpt:
         yield "mode=eval needs weights: add ckpt=/path/to/file.pth (or .safetensors, or a run folder)"
     if run.compile and run.compile_mode != "default" and run.recipe.accumulate > 1:
@@ -82,8 +96,6 @@ def _run(run: Run) -> Iterator[str]:
             f"compile_mode={run.compile_mode} with recipe.accumulate={run.recipe.accumulate}: a CUDA graph writes its "
             "gradients over those of the micro-step before; take compile_mode=default, or a larger recipe.batch_size"
         )
-    if run.log_every < 1:
-        yield f"log_every={run.log_every}: must be at least 1"
     if run.resume not in ("auto", "never") and "/" not in run.resume and not run.resume.endswith(".pt"):
         yield f"resume={run.resume}: choose auto, never, or the path of a checkpoint of this project"
     if line := secrets.in_uri("tracking.uri", run.tracking.uri):
@@ -94,12 +106,6 @@ def _launcher(run: Run) -> Iterator[str]:
     there = run.launcher
     if line := secrets.in_environment("launcher.env", list(there.env)):
         yield line
-    for key in ("nodes", "cpus", "time", "parallel", "tasks"):
-        if (value := getattr(there, key)) is not None and value < 1:
-            yield f"launcher.{key}={value}: must be at least 1"
-    for key in ("gpus", "requeues", "memory"):
-        if (value := getattr(there, key)) is not None and value < 0:
-            yield f"launcher.{key}={value:g}: must not be negative"
     if there.kind == "slurm" and (there.warning < 10 or there.time * 60 < 2 * there.warning):
         yield (
             f"launcher.time={there.time} (minutes) with launcher.warning={there.warning} (seconds before the end, when "
@@ -129,27 +135,14 @@ def _recipe(run: Run) -> Iterator[str]:
     recipe = run.recipe
     if recipe.loop == "iters" and recipe.iters < 1:
         yield f"recipe.loop=iters needs recipe.iters > 0, got {recipe.iters}"
-    if recipe.loop == "epochs" and recipe.epochs < 1:
-        yield f"recipe.epochs={recipe.epochs}: must be at least 1"
-    for key in ("batch_size", "accumulate", "eval_every"):
-        if getattr(recipe, key) < 1:
-            yield f"recipe.{key}={getattr(recipe, key)}: must be at least 1"
     length = recipe.epochs if recipe.loop == "epochs" else recipe.iters
     if recipe.schedule == "step" and not recipe.milestones:
         yield "recipe.schedule=step needs recipe.milestones=[…]: the epochs (loop=iters: steps) at which the rate falls"
-    if recipe.warmup_steps is not None and recipe.warmup_steps < 0:
-        yield f"recipe.warmup_steps={recipe.warmup_steps}: must be at least 0, or null for recipe.warmup"
     if recipe.warmup >= length:
         unit = str(recipe.loop)
         yield f"recipe.warmup={recipe.warmup:g} {unit} leaves nothing of recipe.{unit}={length}: make it shorter"
-    if not 0 <= recipe.smoothing < 1:
-        yield f"recipe.smoothing={recipe.smoothing}: must be in [0, 1)"
     if (recipe.augment.mixup > 0 or recipe.augment.cutmix > 0) and recipe.batch_size % 2:
         yield f"recipe.batch_size={recipe.batch_size}: mixup and cutmix pair up images; take an even batch"
-    if not 0 <= run.model.drop_path < 1:
-        yield f"model.drop_path={run.model.drop_path}: must be in [0, 1)"
-    if not 0 < recipe.ema.decay < 1:
-        yield f"recipe.ema.decay={recipe.ema.decay}: must be in (0, 1)"
 
 
 def _on_cpu(run: Run, cuda: bool | None) -> bool:
@@ -165,32 +158,11 @@ def _precision(run: Run, cuda: bool | None) -> Iterator[str]:
 
 def _shape(run: Run) -> Iterator[str]:
     model = run.model
-    if not model.depths or len(model.depths) != len(model.dims):
-        yield (
-            f"model.depths={list(model.depths)} and model.dims={list(model.dims)} must have one entry a stage each, "
-            "as many of the one as of the other"
-        )
+    try:
+        network.check_shape(vars(model), prefix="model.")
+    except UserError as misfit:
+        yield str(misfit)
         return
-    if min(model.depths) < 1 or min(model.dims) < 1:
-        yield f"model.depths={list(model.depths)}, model.dims={list(model.dims)}: every entry must be at least 1"
-    if model.downsample == "none" and len(set(model.dims)) > 1:
-        yield (
-            f"model.downsample=none keeps the width, model.dims={list(model.dims)} does not: take equal dims, "
-            "or model.downsample=v3"
-        )
-    if model.conv != 0 and (model.conv < 0 or model.conv % 2 == 0):
-        yield f"model.conv={model.conv}: an even kernel changes the map's size; take an odd one, or 0 for none"
-    if model.d_state < 1:
-        yield f"model.d_state={model.d_state}: must be at least 1"
-    if model.ssm_ratio <= 0 and model.mlp == "none":
-        yield "model.ssm_ratio=0 with model.mlp=none leaves a block with nothing in it: keep one of the two"
-    if model.mlp != "none" and model.mlp_ratio <= 0:
-        yield f"model.mlp_ratio={model.mlp_ratio}: must be positive; model.mlp=none leaves the MLP out"
-    if model.patch_size < 2 or (model.patch_embed == "v2" and model.patch_size % 2):
-        yield f"model.patch_size={model.patch_size}: patch_embed=v2 takes even sizes from 2, v1 any from 2"
-        return
-    if model.patch_embed == "v2" and model.dims[0] % 2:
-        yield f"model.dims[0]={model.dims[0]}: patch_embed=v2 halves it; take an even width"
     if min(stage_maps(run)) < 1:
         yield (
             f"data.img_size={run.data.img_size} is too small for model.patch_size={model.patch_size} and "

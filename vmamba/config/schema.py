@@ -43,6 +43,9 @@ Where = choice("Where", "local", "subprocess", "slurm")
 CompileMode = choice("CompileMode", "default", "reduce-overhead", "max-autotune")
 Sampler = choice("Sampler", "tpe", "random")
 Schedule = choice("Schedule", "cosine", "step", "poly")
+Interpolation = choice("Interpolation", "bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
+EraseMode = choice("EraseMode", "const", "rand", "pixel")
+MixupMode = choice("MixupMode", "batch", "pair", "elem")
 
 
 @dataclass
@@ -147,7 +150,7 @@ class Data:
     img_size: int = 224
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
-    interpolation: str = "bicubic"
+    interpolation: Interpolation = Interpolation.bicubic
     crop_pct: float = 0.875  # evaluation: resize to img_size / crop_pct, centre crop
     workers: int = 8
     how_to_get: str = ""  # said when root is missing
@@ -171,13 +174,13 @@ class Augment:
     color_jitter: float = 0.4
     auto_augment: str | None = None
     reprob: float = 0.0
-    remode: str = "pixel"
+    remode: EraseMode = EraseMode.pixel  # erased with: one colour, a random one, noise
     recount: int = 1
     mixup: float = 0.0
     cutmix: float = 0.0
     mixup_prob: float = 1.0
     mixup_switch_prob: float = 0.5
-    mixup_mode: str = "batch"
+    mixup_mode: MixupMode = MixupMode.batch
 
 
 @dataclass

@@ -83,10 +83,11 @@ def first_line(error: BaseException) -> str:
 
 
 class Keeper:
-    """The checkpoints folder of a run (rank 0): the last ``keep_last`` training checkpoints, and the best weights."""
+    """The checkpoints folder of a run (rank 0): the last ``keep_last`` (from 1) training checkpoints, and
+    the best weights."""
 
     def __init__(self, folder: Path, keep_last: int) -> None:
-        self.folder, self.keep_last = folder, max(1, keep_last)
+        self.folder, self.keep_last = folder, keep_last
 
     def save(self, step: int, content: dict) -> Path:
         """Writes the training checkpoint of an update step, then lets go of the ones too many."""

@@ -7,7 +7,7 @@ import time
 import torch
 
 from vmamba.config.errors import UserError
-from vmamba.engine import compiling, costs, seeding, weights
+from vmamba.engine import compiling, costs, optim, seeding, weights
 from vmamba.engine.hooks import Hook, Pictures, Record
 from vmamba.engine.loop import Loop
 from vmamba.engine.precision import Precision
@@ -39,11 +39,14 @@ def run(cfg, folder, env, hooks: tuple[Hook, ...] = (), task=None) -> dict:
 
 
 def build_task(cfg, env):
-    """The run's task. UserError if its data are missing or of the wrong layout, or ``ckpt`` names nothing."""
+    """The run's task. UserError if its data are missing or of the wrong layout, ``ckpt`` names nothing, or there is no
+    such optimizer."""
     if cfg.mode == "eval":
         weights.find(cfg.ckpt)
-    elif cfg.init.ckpt:
-        weights.find(cfg.init.ckpt, "init.ckpt")
+    else:
+        optim.check(cfg.recipe)
+        if cfg.init.ckpt:
+            weights.find(cfg.init.ckpt, "init.ckpt")
     seeding.set_deterministic(cfg.deterministic)
     seeding.seed_all(cfg.seed)
     return load_task(cfg.task.entry)(cfg, env)

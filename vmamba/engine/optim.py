@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from difflib import get_close_matches
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
@@ -18,6 +19,17 @@ def scale(recipe, total_batch: int) -> float:
     return total_batch / recipe.lr_batch if recipe.lr_batch else 1.0
 
 
+def check(recipe) -> None:
+    """UserError for an optimizer that timm does not have."""
+    if recipe.optimizer not in list_optimizers():
+        near = get_close_matches(recipe.optimizer, list_optimizers(), n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UserError(
+            f"recipe.optimizer={recipe.optimizer}: not an optimizer of timm.{hint} Choose from: "
+            f"{', '.join(list_optimizers(exclude_filters=['bnb*', 'fused*']))}."
+        )
+
+
 def optimizer(model: nn.Module, recipe, total_batch: int, device: torch.device) -> torch.optim.Optimizer:
     """The recipe's optimizer over ``model``'s parameters.
 
@@ -25,11 +37,6 @@ def optimizer(model: nn.Module, recipe, total_batch: int, device: torch.device) 
     ``no_weight_decay()`` names (the published classification recipe's exclusions), or, with ``recipe.no_decay``, the
     names that have one of its parts in them (the published dense recipes'). AdamW is fused on a GPU.
     """
-    if recipe.optimizer not in list_optimizers():
-        raise UserError(
-            f"recipe.optimizer={recipe.optimizer}: not an optimizer of timm; choose one of "
-            f"{', '.join(list_optimizers(exclude_filters=['bnb*', 'fused*']))}"
-        )
     extra = {"betas": tuple(recipe.betas), "eps": recipe.eps} if "adam" in recipe.optimizer else {}
     if recipe.optimizer in FUSED and device.type == "cuda":
         extra["fused"] = True

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vmamba.config.errors import UserError
-from vmamba.models import fields
+from vmamba.config.network import check, choose, patch_grid
 from vmamba.models.block import Block, Stage
 from vmamba.models.init import init_weights
 from vmamba.models.layers import channel_first, make_norm, to_first, to_last
 from vmamba.models.ss2d import SS2D, runs_channels_last
-from vmamba.models.stem import as_nchw, downsample, patch_embed, patch_grid
+from vmamba.models.stem import as_nchw, downsample, patch_embed
 
 SCAN_FIELDS = tuple(name for name in signature(SS2D.__init__).parameters if name not in ("self", "channels", "first"))
 
@@ -84,7 +84,7 @@ class VMamba(nn.Module):
         backend: str = "auto",
     ) -> None:
         args = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        fields.check(args)
+        check(args)
         super().__init__()
         self.num_classes, self.in_chans, self.drop_rate = num_classes, in_chans, drop_rate
         self.output_fmt = "NCHW" if channel_first(norm) else "NHWC"
@@ -131,7 +131,7 @@ class VMamba(nn.Module):
         self.classifier = Classifier(dims[-1], self.num_classes, norm, self.drop_rate)
 
     def _set_pool(self, global_pool: str) -> None:
-        self.global_pool = fields.choose("global_pool", global_pool, ("avg", ""))
+        self.global_pool = choose("global_pool", global_pool, ("avg", ""))
 
     def _stem(self, x: Tensor) -> Tensor:
         if x.dim() != 4 or x.shape[1] != self.in_chans:
@@ -198,7 +198,7 @@ class VMamba(nn.Module):
             output_fmt: "NCHW" or "NHWC" features, whatever the network's own layout.
             intermediates_only: only the list; else (features of the last stage as ``forward_features``, list).
         """
-        fields.choose("output_fmt", output_fmt, ("NCHW", "NHWC"))
+        choose("output_fmt", output_fmt, ("NCHW", "NHWC"))
         take, last = feature_take_indices(len(self.layers), indices)
         x, found = self._stem(x), []
         stages = self.layers[: last + 1] if stop_early else self.layers

@@ -76,7 +76,7 @@ def create_model(name: str, **kwargs: Any) -> nn.Module:
     Raises ``UserError`` for an unknown name, argument or value.
     """
     if name not in variants() and not timm.models.is_model(name.split(":")[-1]):
-        near = get_close_matches(name, [*variants(), *timm.models.list_models()], n=3)
+        near = get_close_matches(name, dict.fromkeys(timm.models.list_models()), n=3)
         hint = f"Did you mean {', '.join(near)}? " if near else ""
         raise UserError(f"there is no model '{name}'. {hint}Ours are {', '.join(variants())}; or any model of timm.")
     return timm.models.create_model(name, **kwargs)

@@ -37,16 +37,6 @@ def patch_embed(version: str, in_chans: int, channels: int, patch_size: int, nor
     )
 
 
-def patch_grid(version: str, patch_size: int, img_size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of the map that ``patch_embed`` makes of an image."""
-    if version == "v1":
-        return img_size[0] // patch_size, img_size[1] // patch_size
-    stride = patch_size // 2
-    for _ in range(2):
-        img_size = tuple((side + 1 - stride) // stride + 1 for side in img_size)
-    return img_size
-
-
 class PatchMerging(nn.Module):
     """Downsample v1: the four pixels of a 2 x 2 square as 4C channels, norm, linear (no bias) to ``out``.
 

@@ -9,8 +9,8 @@ import re
 from typing import Any
 
 from vmamba.config.errors import UserError
+from vmamba.config.network import choose
 from vmamba.models.backbone import Backbone
-from vmamba.models.fields import choose
 from vmamba.models.network import VMamba
 from vmamba.models.registry import create_model
 from vmamba.models.variants import how
@@ -159,6 +159,8 @@ def _fields(constructor: dict[str, Any], source: str) -> dict[str, Any]:
         )
     if source == MARCH:
         fields["pos_embed"] = False  # accepted there, and without effect
+    patch = fields["patch_size"]
+    fields["img_size"] = fields["img_size"] // patch * patch  # its grid is the quotient, whatever the patch embedding
     _no_dropout(given, "ssm_drop_rate", "mlp_drop_rate")
     fields["mlp"] = "none" if fields["mlp_ratio"] <= 0 else "gmlp" if given["gmlp"] and source != "single" else "mlp"
     fields["conv"] = fields["conv"] if fields["conv"] > 1 else 0

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
+from vmamba.config.network import choose
 from vmamba.config.paths import conf_dir
-from vmamba.models.fields import choose
 
 HOW = ("projection", "cross_scan", "scan_in", "scan_out", "sequential")
 # drop_path belongs to training: a model made in Python has none unless asked for
