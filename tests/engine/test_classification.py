@@ -1,4 +1,6 @@
 import logging
+import math
+import shutil
 import tarfile
 
 import numpy as np
@@ -10,6 +12,7 @@ from tiny_task import TinyTask, config, train
 from vmamba.config.errors import UserError
 from vmamba.config.schema import Augment, Data
 from vmamba.engine.distributed import Env
+from vmamba_tasks.classification import Classification
 from vmamba_tasks.classification.data import Digits
 
 CPU = Env(torch.device("cpu"))
@@ -125,7 +128,7 @@ def test_many_broken_images_are_refused(images, tmp_path):
         ({"root": "/nowhere/at/all"}, "data.root=/nowhere/at/all: no such folder. Ask for it."),
         (
             {"num_classes": 1000},
-            "data.num_classes=1000, but .*/train has 3 classes .ant, bee, cat, ….: set data.num_classes=3",
+            "data.num_classes=1000, but .*/train has 3 classes .ant, bee, cat.: set data.num_classes=3",
         ),
         ({"train_split": "trn"}, "has train/, val/ but no trn .data.train_split.: expected <root>/train/<class>"),
         ({"in_chans": 2}, "data.in_chans=2: images have 1, 3 or 4 channels"),
@@ -159,11 +162,20 @@ def test_layouts_that_are_not(images, tmp_path):
         train(folder_config(only), tmp_path / "run")
 
 
-def test_odd_batch_with_mixup(images, tmp_path):
+def test_other_classes_in_validation_are_refused(images, tmp_path):
+    root = tmp_path / "images"
+    shutil.copytree(images, root)
+    (root / "val" / "cat").rename(root / "val" / "dog")
+    with pytest.raises(UserError, match=r"different classes: cat only in training, dog only in validation"):
+        Classification(folder_config(root), CPU)
+
+
+def test_mixup_with_a_classifier_of_more_classes_than_the_data(images):
     cfg = folder_config(images)
-    cfg.recipe.batch_size = 5
-    with pytest.raises(UserError, match=r"recipe.batch_size=5: mixup pairs images; take an even number"):
-        train(cfg, tmp_path)
+    cfg.model.num_classes = 7
+    batch = torch.zeros(6, 3, 16, 16), torch.tensor([0, 1, 2, 0, 1, 2])
+    loss = Classification(cfg, CPU).train_step(lambda mixed: torch.zeros(len(mixed), 7), batch)["loss"]
+    assert loss.item() == pytest.approx(math.log(7))
 
 
 def evaluation(ckpt, **changes):

@@ -43,6 +43,12 @@ def open_split(cfg, env, *, train: bool) -> SkipBroken | IterableImageDataset | 
     return SkipBroken(images, images.name, ignore=not train)
 
 
+def classes(dataset: SkipBroken | IterableImageDataset | Synthetic) -> list[str]:
+    """The names of an opened split's classes in the order of their labels; none where they are not known."""
+    images = getattr(dataset, "read", None)
+    return layout.classes(images.dataset) if isinstance(images, Images) else []
+
+
 def fingerprint(dataset: SkipBroken | IterableImageDataset) -> dict:
     """Number of images and a digest of what they are: file names and labels, or the digits' pixels."""
     found = {"images": len(dataset)}

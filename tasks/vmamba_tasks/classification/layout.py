@@ -31,22 +31,38 @@ def find(data, train: bool) -> Path:
     raise UserError(f"data.root={root} has {_listing(root)} but no {split} ({key}): expected {EXPECTED}")
 
 
+def classes(dataset: Dataset) -> list[str]:
+    """The names of a split's classes in the order of their labels, where its reader knows them; else none."""
+    reader = getattr(dataset, "reader", None)
+    numbers = getattr(reader, "class_to_idx", None) or getattr(reader, "class_name_to_idx", None)
+    names = sorted(numbers, key=numbers.get) if numbers else getattr(dataset, "classes", None) or ()
+    return [str(name) for name in names]
+
+
 def check_classes(data, dataset: Dataset, train: bool) -> None:
     """Refuses a split whose number of classes, where its reader knows it, is not ``data.num_classes``."""
-    reader = getattr(dataset, "reader", None)
-    known = (
-        getattr(reader, "class_to_idx", None),
-        getattr(reader, "class_name_to_idx", None),
-        getattr(dataset, "classes", None),
-    )
-    classes = [str(name) for name in next(filter(None, known), ())]
-    if classes and len(classes) != data.num_classes:
+    names = classes(dataset)
+    if names and len(names) != data.num_classes:
         split = "training" if train else "validation"
+        where = getattr(getattr(dataset, "reader", dataset), "root", data.root)
         raise UserError(
-            f"data.num_classes={data.num_classes}, but {getattr(reader or dataset, 'root', data.root)} has "
-            f"{len(classes)} classes ({', '.join(classes[:3])}, …): set data.num_classes={len(classes)}, "
-            f"or check that the {split} set is whole"
+            f"data.num_classes={data.num_classes}, but {where} has {len(names)} classes ({_some(names)}): set "
+            f"data.num_classes={len(names)}, or check that the {split} set is whole"
         )
+
+
+def check_same(train: list[str], val: list[str]) -> None:
+    """Refuses a validation set with other classes than the training set's: its labels would mean something else."""
+    if train and val and train != val:
+        only = [sorted(set(one) - set(other)) for one, other in ((train, val), (val, train))]
+        raise UserError(
+            f"the training and the validation set have different classes: {_some(only[0]) or 'none'} only in training, "
+            f"{_some(only[1]) or 'none'} only in validation; give both the same class folders"
+        )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + ", …" * (len(names) > 3)
 
 
 def _with_classes(folder: Path) -> Path:
@@ -58,5 +74,4 @@ def _with_classes(folder: Path) -> Path:
 
 
 def _listing(root: Path) -> str:
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
-    return ", ".join(names[:4]) + (", …" if len(names) > 4 else "") if names else "nothing in it"
+    return _some(sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())) or "nothing in it"

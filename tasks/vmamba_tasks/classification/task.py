@@ -12,7 +12,7 @@ from vmamba.config.errors import UserError
 from vmamba.engine import distributed
 from vmamba.engine.stream import EpochLoader, close
 from vmamba.engine.weights import fit_into, fit_part
-from vmamba_tasks.classification import data, loaders
+from vmamba_tasks.classification import data, layout, loaders
 from vmamba_tasks.classification.guess import hint
 
 
@@ -24,12 +24,12 @@ class Classification:
         recipe, augment = cfg.recipe, cfg.recipe.augment
         self.train_set = data.open_split(cfg, env, train=True) if cfg.mode == "train" else None
         self.val_set = data.open_split(cfg, env, train=False)
+        if self.train_set is not None:
+            layout.check_same(data.classes(self.train_set), data.classes(self.val_set))
         self.val_loader = loaders.evaluation(cfg, env, self.val_set)
         self.smoothing = recipe.smoothing
         self.mixup = None
         if augment.mixup > 0 or augment.cutmix > 0:
-            if recipe.batch_size % 2:
-                raise UserError(f"recipe.batch_size={recipe.batch_size}: mixup pairs images; take an even number")
             self.mixup = Mixup(
                 mixup_alpha=augment.mixup,
                 cutmix_alpha=augment.cutmix,
@@ -37,7 +37,7 @@ class Classification:
                 switch_prob=augment.mixup_switch_prob,
                 mode=augment.mixup_mode,
                 label_smoothing=recipe.smoothing,
-                num_classes=cfg.data.num_classes,
+                num_classes=cfg.model.num_classes or cfg.data.num_classes,
             )
         self.soft_cross_entropy = SoftTargetCrossEntropy()
 
