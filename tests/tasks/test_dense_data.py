@@ -50,6 +50,10 @@ DET_MISTAKES = {
         lambda r: edit(r / VAL, lambda c: [i.update(width=96, height=144) for i in c["images"]]),
         ["000000000000.jpg is 48 x 72", "boxes for 96 x 144"],
     ),
+    "other order": (
+        lambda r: edit(r / VAL, lambda c: c["categories"].reverse()),
+        ["another order than data.classes", "toothbrush, hair drier", "the same in train and val"],
+    ),
     "no box at all": (lambda r: edit(r / TRAIN, no_boxes), ["none of its 6 images has a box", "recipe.det.min_size"]),
 }
 
@@ -91,7 +95,11 @@ def test_segmentation_data_that_are_not_right_get_one_line(what, ade, tmp_path):
 
 
 def test_more_classes_in_the_maps_than_in_the_model(ade):
-    refused([*SEG, f"data.root={ade}", "data.num_classes=149"], ["has class 150", "data.num_classes=149", "allows 149"])
+    told = [*SEG, f"data.root={ade}"]
+    few = f"data.classes={[f'c{n}' for n in range(149)]}"
+    refused([*told, few, "data.num_classes=149"], ["has class 150", "data.num_classes=149", "allows 149"])
+    refused([*told, "data.num_classes=149"], ["ADE20K", "has 150 classes", "said to have 149", "data.classes=[…]"])
+    refused([*told, few], ["data.classes has 149 classes", "said to have 150"])
     grey = ["data.in_chans=1", "data.mean=[0.5]", "data.std=[0.5]"]
     refused([*SEG, f"data.root={ade}", *grey], ["data.in_chans=1", "3 channels"])
     refused([*SEG, f"data.root={ade}", "model.depths=[1,1,1]", "model.dims=[8,8,8]"], ["4 stages"])
@@ -113,6 +121,14 @@ def test_an_unreadable_image_is_skipped_in_training_and_left_out_of_the_score(co
     result = run([*DET, f"data.root={root}", "recipe.epochs=1"], tmp_path / "run")
     assert result["steps"] == 2 and "broken image, skipped" in caplog.text
     assert "000000000001.jpg" in caplog.text
+
+
+def test_some_of_a_files_categories_can_be_left_out(coco, caplog):
+    caplog.set_level("INFO")
+    task = task_of([*DET, f"data.root={coco}", "data.classes=[person,car]", "data.num_classes=2"])
+    assert "78 of 80 categories are not in data.classes" in caplog.text
+    labels = [i["bbox_label"] for n in range(3) for i in task.val_set.read.dataset.get_data_info(n)["instances"]]
+    assert labels == [0, 1, 1]  # person and two cars; bicycle and motorcycle are out
 
 
 @pytest.mark.parametrize("task", ["det", "seg"])

@@ -54,16 +54,25 @@ def _list_of_dicts(entries: Any) -> bool:
 
 
 def _check_classes(data, content: dict, path: Path) -> None:
+    """mmdet numbers the classes by the file's order, whatever that of ``data.classes`` is; names are ours to keep."""
     there = [category["name"] for category in content["categories"]]
     wanted = list(data.classes) or _coco()
     missing = [name for name in wanted if name not in there]
-    if missing or len(there) != len(wanted) or len(wanted) != data.num_classes:
+    more = len(there) > len(wanted) and not data.classes  # to leave some out is a choice, to be made by name
+    if missing or more or len(wanted) != data.num_classes:
         lacks = f", among them no {missing[0]}" if missing else ""
         raise UserError(
             f"{path} has {len(there)} categories ({', '.join(there[:3])}, …){lacks}, while data.num_classes="
-            f"{data.num_classes} and data.classes names {len(wanted)}: set data.classes=[…] to the file's names and "
-            "data.num_classes to their number"
+            f"{data.num_classes} and data.classes names {len(wanted)}: set data.classes=[…] to the file's names, or "
+            "those to be learned, and data.num_classes to their number"
         )
+    if (order := [name for name in there if name in wanted]) != wanted:
+        raise UserError(
+            f"{path} has its categories in another order than data.classes, or one twice: {', '.join(order[:10])}"
+            f"{', …' if len(order) > 10 else ''}. Give data.classes in the file's order, the same in train and val"
+        )
+    if left := len(there) - len(wanted):
+        log.info("%s: %d of %d categories are not in data.classes, and are left out", path, left, len(there))
 
 
 def _check_masks(content: dict, path: Path) -> None:
@@ -98,7 +107,8 @@ def _check_sizes(images: list[dict], folder: Path, path: Path) -> None:
 
 def _check_training(cfg, content: dict, path: Path) -> None:
     """What training leaves out, said once; nothing left is a mistake."""
-    with_boxes = {a["image_id"] for a in content["annotations"]}
+    classes = {c["id"] for c in content["categories"] if not cfg.data.classes or c["name"] in cfg.data.classes}
+    with_boxes = {a["image_id"] for a in content["annotations"] if a["category_id"] in classes}
     small = cfg.recipe.det.min_size
     usable = sum(i["id"] in with_boxes and min(i["width"], i["height"]) >= small for i in content["images"])
     if not usable:

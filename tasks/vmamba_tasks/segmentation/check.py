@@ -7,11 +7,14 @@ from PIL import Image
 
 from vmamba.config.errors import UserError
 from vmamba_tasks.dense import layout
-from vmamba_tasks.segmentation.config import IGNORED, IMAGES, num_classes
+from vmamba_tasks.segmentation.config import IGNORED, IMAGES, names, num_classes
+
+ADE20K = 150  # classes
 
 
 def maps(cfg) -> None:
     """Checks the splits that the run needs. Raises UserError for missing folders, images, maps, or foreign values."""
+    _check_names(cfg)
     splits = ("train", "val") if cfg.mode == "train" else ("val",)
     for split in splits:
         images, folder = layout.need(cfg.data, f"{split}_split", True), layout.need(cfg.data, f"{split}_maps", True)
@@ -22,6 +25,17 @@ def maps(cfg) -> None:
         layout.whole(set(maps_of), layout.names(folder), folder, "class maps", cfg.data)
         for name in layout.some(sorted(maps_of)):
             _check_map(cfg, folder / name, images / maps_of[name])
+
+
+def _check_names(cfg) -> None:
+    """A metric over another number of classes than the model's would leave some out without a word."""
+    named = len(names(cfg.data)) if cfg.data.classes else ADE20K
+    if named != num_classes(cfg):
+        whose = "data.classes" if cfg.data.classes else "ADE20K, whose names are taken without data.classes,"
+        raise UserError(
+            f"{whose} has {named} classes, while the maps are said to have {num_classes(cfg)}: set data.classes=[…] to "
+            "their names and data.num_classes to their number"
+        )
 
 
 def _check_map(cfg, path: Path, image: Path) -> None:

@@ -84,6 +84,11 @@ def num_classes(cfg) -> int:
     return cfg.data.map_classes or cfg.data.num_classes
 
 
+def names(data) -> list[str]:
+    """Of the classes of the maps, as ``data.classes`` has them; the background comes first where it is one more."""
+    return ["background", *data.classes] if data.map_classes == len(data.classes) + 1 else list(data.classes)
+
+
 def suffix(folder: Path) -> str:
     """The most common image suffix in a folder (".jpg" if there is no image, or no folder)."""
     found = Counter(path.suffix for path in folder.glob("*") if path.suffix.lower() in IMAGES)
@@ -104,6 +109,5 @@ def _maps(data, images: str, maps: str, pipeline: list[dict]) -> dict:
     }
     if not data.classes:  # ADE20K's own names and colours
         return {"type": "ADE20KDataset", **common, "reduce_zero_label": data.reduce_zero_label}
-    named = ["background", *data.classes] if data.map_classes == len(data.classes) + 1 else list(data.classes)
-    meta = {"metainfo": {"classes": named}, "reduce_zero_label": data.reduce_zero_label}
+    meta = {"metainfo": {"classes": names(data)}, "reduce_zero_label": data.reduce_zero_label}
     return {"type": "BaseSegDataset", **common, **meta}
