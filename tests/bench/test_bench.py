@@ -10,6 +10,7 @@ import torch
 from vmamba.bench import report, speed_history
 from vmamba.bench.__main__ import main
 from vmamba.bench.engine import covered
+from vmamba.bench.profile import by_kind
 from vmamba.bench.speed_history import MODEL, build, steps
 
 
@@ -99,6 +100,38 @@ def test_engine_small_form(tmp_path):
     (row,) = report.read(next(tmp_path.glob("engine_cpu-*.csv")))
     assert row["images_per_s"] == pytest.approx(2e3 / row["ms"]) and row["idle_%"] is None
     assert row["model"] == "vmamba_nano" and row["data"] == "synthetic"
+
+
+def test_profile_small_form(tmp_path):
+    assert main(["profile", "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    rows = report.read(next(tmp_path.glob("profile_cpu-*.csv")))
+    for phase in ("eval", "train"):
+        own = [row for row in rows if row["phase"] == phase]
+        assert {"scan", "convolution", "normalization", "matrix product"} <= {row["kind"] for row in own}
+        assert sum(row["share_%"] for row in own) == pytest.approx(100)
+        assert [row["ms"] for row in own] == sorted((row["ms"] for row in own), reverse=True)
+    assert next(tmp_path.glob("profile_cpu-*.png")).stat().st_size > 10_000
+
+
+def test_kernels_by_kind():
+    names = {  # as profiles on a GPU have them
+        "scan": ["ss2d_backward", "scan_forward", "selective_scan_cuda_kernel<float>"],
+        "fused MLP": ["mlp_backward"],
+        "normalization": ["triton_per_fused_add_native_layer_norm_12", "layer_norm_forward"],
+        "compiled, pointwise": ["triton_poi_fused_add_gelu_3"],
+        "compiled, reductions": ["triton_red_fused_sum_4"],
+        "convolution": ["sm90_xmma_fprop_implicit_gemm_bf16bf16_bf16f32_f32_nhwckrsc_nhwc"],
+        "matrix product": ["nvjet_tst_128x192_64x5_1x2_h_bz_TNT", "cutlass_80_tensorop_bf16_s16816gemm_relu"],
+        "optimizer": ["void at::native::multi_tensor_apply_kernel<at::native::FusedAdamMathFunctor<float, 4>>"],
+        "copies and layout": ["Memcpy DtoD (Device -> Device)", "void cudnn::engines_precompiled::nchwToNhwcKernel"],
+        "reductions": ["void at::native::reduce_kernel<512, 1>"],
+        "pointwise": ["void at::native::vectorized_elementwise_kernel<4>"],
+        "other": ["surprise"],
+    }
+    rows = by_kind([(name, 2.0) for several in names.values() for name in several for _ in range(3)], 3)
+    found = {row["kind"]: (row["ms"], row["kernels"]) for row in rows}
+    assert found == {kind: (2.0 * len(several), len(several)) for kind, several in names.items()}
+    assert rows[0]["kind"] == "scan" and rows[0]["largest"] == "ss2d_backward"
 
 
 def test_time_in_which_something_ran():

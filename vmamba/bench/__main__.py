@@ -16,6 +16,7 @@ MODULES = {
     "models": "vmamba.bench.models",
     "scaling": "vmamba.bench.scaling",
     "engine": "vmamba.bench.engine",
+    "profile": "vmamba.bench.profile",
     "complexity": "vmamba.bench.complexity",
     "dense": "vmamba_tasks.dense.bench",
 }
@@ -23,6 +24,7 @@ OPTIONS = {
     "models": ("only", "modes", "dtype", "scan", "workers"),
     "scaling": ("only", "modes", "dtype", "scan", "workers"),
     "engine": ("modes", "dtype", "scan"),
+    "profile": ("only", "modes", "dtype", "scan"),
     "dense": ("only", "modes", "scan"),
 }
 COUNTED = ("complexity", "parity")  # nothing is timed, so a CPU does for all of it
@@ -74,12 +76,12 @@ def _parser() -> Parser:
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="folder of the CSV (default: %(default)s)")
     parser.add_argument("--mlflow", metavar="URI", help="also record it there, e.g. sqlite:////path/mlflow.db")
     parser.add_argument("--add", action="store_true", help="keep the rows that today's CSV has")
-    parser.add_argument("--only", default="", metavar="NAME,...", help="models, scaling, dense: these alone")
+    parser.add_argument("--only", default="", metavar="NAME,...", help="models, scaling, profile, dense: these alone")
     parser.add_argument(
-        "--modes", default="", metavar="MODE,...", help="models, scaling, engine, dense: eager, default, …"
+        "--modes", default="", metavar="MODE,...", help="models, scaling, engine, profile, dense: eager, default, …"
     )
     parser.add_argument(
-        "--dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="models, scaling, engine: autocast's"
+        "--dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="models, scaling, engine, profile: autocast's"
     )
     parser.add_argument("--scan", default="auto", help="our models' backend (default: %(default)s); dense: several")
     parser.add_argument("--workers", type=int, help="models, scaling: processes that compile at a time")

@@ -66,15 +66,25 @@ def _events(call: Callable[[], object], device: torch.device, repeats: int) -> f
     return statistics.median(start.elapsed_time(stop) for start, stop in marks)
 
 
+def device_events(call: Callable[[], object], device: torch.device) -> list[tuple[str, float]]:
+    """Name and milliseconds of all that a GPU does in one ``call`` under the profiler; of a CPU, torch's operators."""
+    cuda = device.type == "cuda"
+    activity = ProfilerActivity.CUDA if cuda else ProfilerActivity.CPU
+    with profile(activities=[activity], acc_events=True) as recorded:  # it warns of its only cycle otherwise
+        call()
+        if cuda:
+            torch.cuda.synchronize(device)
+    if not cuda:
+        return [(event.name, event.self_cpu_time_total / 1e3) for event in recorded.events()]
+    return [(e.name, e.device_time / 1e3) for e in recorded.events() if e.device_type == DeviceType.CUDA]
+
+
 def device_work(call: Callable[[], object], device: torch.device) -> tuple[float, int] | tuple[None, None]:
     """Milliseconds that a GPU's kernels and copies take in one ``call`` under the profiler, and how many they are."""
     if device.type == "cpu":
         return None, None
-    with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-        call()
-        torch.cuda.synchronize(device)
-    events = [event for event in recorded.events() if event.device_type == DeviceType.CUDA]
-    return sum(event.device_time for event in events) / 1e3, len(events)
+    events = device_events(call, device)
+    return sum(ms for _, ms in events), len(events)
 
 
 def host_microseconds(call: Callable[[], object], device: torch.device, calls: int = 20) -> float:

@@ -9,12 +9,13 @@ COLOURS = {"eager": "#9ecae1", "default": "#3182bd", "reduce-overhead": "#08306b
 
 def draw(kind: str, rows: list[Row], path: Path) -> Path | None:
     """Draws the table to ``path`` with the suffix .png; None for a kind that has no picture."""
-    if kind not in DRAWN or not any(row["images_per_s"] for row in rows):
+    plot, size, number = DRAWN.get(kind, (None, None, None))
+    if not plot or not any(row[number] for row in rows):
         return None
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=DRAWN[kind][1], layout="constrained")
-    DRAWN[kind][0](figure, [row for row in rows if row["images_per_s"]])
+    figure = Figure(figsize=size, layout="constrained")
+    plot(figure, [row for row in rows if row[number]])
     first = rows[0]
     figure.suptitle(f"{path.stem.replace('_', ' ')}, {first['amp']}, random images on the device", fontsize=10)
     target = path.with_suffix(".png")
@@ -66,4 +67,38 @@ def _scaling(figure, rows: list[Row]) -> None:
     panels[0].legend(fontsize=7)
 
 
-DRAWN = {"models": (_models, (11, 8)), "scaling": (_scaling, (13, 4.2))}
+def _profile(figure, rows: list[Row]) -> None:
+    """A bar for every model, phase and compile mode: milliseconds of kernels a step, by kind."""
+    axes = figure.subplots()
+    bars = list(dict.fromkeys((row["model"], row["phase"], row["compile"]) for row in rows))
+    kinds = list(dict.fromkeys(row["kind"] for row in sorted(rows, key=lambda row: -row["ms"])))
+    ends = dict.fromkeys(bars, 0.0)
+    for i, kind in enumerate(kinds):
+        found = {(r["model"], r["phase"], r["compile"]): r["ms"] for r in rows if r["kind"] == kind}
+        places, left = [bars.index(bar) for bar in found], [ends[bar] for bar in found]
+        drawn = axes.barh(places, found.values(), left=left, color=f"C{i % 10}", hatch="//" * (i // 10), label=kind)
+        wide = [f"{ms:.1f}" if ms > 0.04 * max(_totals(rows)) else "" for ms in found.values()]
+        axes.bar_label(drawn, wide, label_type="center", fontsize=7, color="white")
+        for bar, ms in found.items():
+            ends[bar] += ms
+    axes.set_yticks(range(len(bars)), [", ".join(bar) for bar in bars], fontsize=8)
+    axes.set_xlabel("milliseconds of kernels a step")
+    axes.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=5, fontsize=7)
+
+
+def _totals(rows: list[Row]) -> list[float]:
+    """The length of every bar of ``_profile``."""
+    totals: dict[tuple, float] = {}
+    for row in rows:
+        bar = row["model"], row["phase"], row["compile"]
+        totals[bar] = totals.get(bar, 0.0) + row["ms"]
+    return list(totals.values())
+
+
+# how it is drawn, inches, the column without which a row is not
+DRAWN = {
+    "models": (_models, (11, 8), "images_per_s"),
+    "scaling": (_scaling, (13, 4.2), "images_per_s"),
+    "profile": (_profile, (11, 5), "ms"),
+}

@@ -96,12 +96,8 @@ def _together(jobs: list[Job]) -> Iterator[tuple[Job, list[Row]]]:
                 yield waited[done], done.result()
 
 
-def measure(job: Job, lock: Any, together: Callable[[], Any]) -> list[Row]:
-    """The evaluation row and the training row of one job.
-
-    ``together`` is called when all is compiled and again when all is measured, so that no process leaves while another
-    is timed, and returns when the other processes are as far; ``lock`` is held while the clock runs.
-    """
+def prepare(job: Job) -> tuple[nn.Module, Row, dict[str, Callable[[], None]]]:
+    """A job's network on its device, compiled if asked; what its rows share; the steps, "eval" and "train"."""
     device, cuda = torch.device(job.device), job.device != "cpu"
     if cuda:
         torch.set_float32_matmul_precision("high")
@@ -121,7 +117,17 @@ def measure(job: Job, lock: Any, together: Callable[[], Any]) -> list[Row]:
     images = torch.randn(job.batch, 3, job.side, job.side, device=device).contiguous(memory_format=torch.channels_last)
     if job.mode != "eager":
         compile(network, job.mode) if ours else network.compile(fullgraph=True, mode=job.mode)
-    steps = {"eval": _evaluation(network, images, job), "train": _training(network, images, job)}
+    return network, common, {"eval": _evaluation(network, images, job), "train": _training(network, images, job)}
+
+
+def measure(job: Job, lock: Any, together: Callable[[], Any]) -> list[Row]:
+    """The evaluation row and the training row of one job.
+
+    ``together`` is called when all is compiled and again when all is measured, so that no process leaves while another
+    is timed, and returns when the other processes are as far; ``lock`` is held while the clock runs.
+    """
+    cuda = job.device != "cpu"
+    network, common, steps = prepare(job)
     rows = {phase: common | {"phase": phase} | dict.fromkeys(RESULTS) | {"note": ""} for phase in steps}
 
     def first(phase: str) -> None:
