@@ -91,9 +91,9 @@ class Detection(Dense):
         }
 
     def sample(self, found: Any) -> dict:
-        from mmcv import imread
+        from vmamba_tasks.openmm.loading import annotated_image
 
-        image = imread(found.img_path, channel_order="rgb")
+        image = annotated_image(found.img_path, found.ori_shape)
         size = image.shape[:2]
         predicted, true = found.pred_instances.cpu(), found.gt_instances.cpu()
         shown = {

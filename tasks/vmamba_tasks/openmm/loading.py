@@ -1,9 +1,9 @@
 """Images the way up that their annotations have them, in mmengine's root registry."""
 
-from pathlib import Path
 from typing import Any
 
-from mmcv import imfrombytes
+import numpy as np
+from mmcv import imread
 from mmcv.transforms import LoadImageFromFile
 from mmengine.registry import TRANSFORMS
 from PIL import Image
@@ -22,10 +22,21 @@ class LoadAnnotatedImage(LoadImageFromFile):
         wanted = _annotated(results)
         if wanted in (None, found["img_shape"]):
             return found
-        image = imfrombytes(Path(found["img_path"]).read_bytes(), flag="color_ignore_orientation")
+        image = _as_stored(found["img_path"])
         if image.shape[:2] != wanted:
             raise OSError(f"{found['img_path']} is {_size(found['img_shape'])}, its annotations are {_size(wanted)}")
         return found | {"img": image, "img_shape": wanted, "ori_shape": wanted}
+
+
+def annotated_image(path: str, shape: tuple[int, int]) -> np.ndarray:
+    """RGB uint8 (height, width, 3), of the ``shape`` (height, width) that ``LoadAnnotatedImage`` found."""
+    image = imread(path)
+    return (image if image.shape[:2] == tuple(shape) else _as_stored(path))[..., ::-1]
+
+
+def _as_stored(path: str) -> np.ndarray:
+    """BGR."""
+    return imread(path, flag="color_ignore_orientation")
 
 
 def _annotated(results: dict) -> tuple[int, int] | None:

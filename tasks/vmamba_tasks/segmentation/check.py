@@ -21,6 +21,11 @@ def maps(cfg) -> None:
         found = {name for name in layout.names(images) if Path(name).suffix.lower() in IMAGES}
         if not found:
             raise UserError(f"{images} has no images ({', '.join(IMAGES)}): {cfg.data.how_to_get or 'check data.root'}")
+        if len(suffixes := {Path(name).suffix for name in found}) > 1:
+            raise UserError(
+                f"{images} has images with several suffixes ({', '.join(sorted(suffixes))}), of which mmseg reads one: "
+                "convert or rename the others"
+            )
         maps_of = {str(Path(name).with_suffix(".png")): name for name in sorted(found)}
         layout.whole(set(maps_of), layout.names(folder), folder, "class maps", cfg.data)
         for name in layout.some(sorted(maps_of)):

@@ -60,10 +60,11 @@ class Segmentation(Dense):
         return {f"val/{name}": round(float(raw[name]), 2) for name in METRICS}  # mmseg rounds them so
 
     def sample(self, found: Any) -> dict:
-        from mmcv import imread
+        from vmamba_tasks.openmm.loading import annotated_image
 
         predicted, true = (maps.data.squeeze().cpu().numpy() for maps in (found.pred_sem_seg, found.gt_sem_seg))
-        return {"image": imread(found.img_path, channel_order="rgb"), "predicted": predicted, "true": true}
+        image = annotated_image(found.img_path, true.shape)
+        return {"image": image, "predicted": predicted, "true": true}
 
     def draw_samples(self, samples: list[dict], path: Path) -> None:
         from vmamba_tasks.dense.pictures import draw_maps
