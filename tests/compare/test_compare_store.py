@@ -57,6 +57,19 @@ def test_the_report_and_a_view_are_beside_the_parent_run(sweep, uri, tmp_path, c
     assert "vmamba -m seed=0,1,2" in (sweep / "report" / "report.md").read_text()
 
 
+def test_a_store_that_moved_with_its_runs_is_found_and_one_that_did_not_is_named(sweep, uri, tmp_path, capsys):
+    client = store.connect(uri)
+    store.experiment(client, uri, "vmamba", tmp_path)
+    submit(sweep, "sqlite:////where/it/was/mlflow.db", stores={"sqlite:////where/it/was/mlflow.db": "r"})
+    assert main([str(sweep / "0"), "--out", str(tmp_path / "a")]) == 0
+    assert f"(start it first: python -m vmamba.track ui {tmp_path})" in capsys.readouterr().out
+    (tmp_path / "mlflow.db").unlink()
+    assert main([str(sweep)]) == 0
+    shown = capsys.readouterr()
+    assert "MLflow, " not in shown.out and "/where/it/was/mlflow.db: MLflow's file is not here" in shown.err
+    assert not Path("/where").exists()
+
+
 def test_a_sweep_submitted_while_the_store_was_down_gets_its_parent_now(sweep, uri, tmp_path):
     client = store.connect(uri)
     store.experiment(client, uri, "vmamba", tmp_path)

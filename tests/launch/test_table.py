@@ -15,7 +15,7 @@ POINT = Point(
 
 def failed(number: int) -> Point:
     folder = Path(f"/s/{number}")
-    why = f"not finite: the batch is in {folder}/nan"
+    why = f"not finite: the batch is in /where/it/was{folder}/nan"
     return replace(POINT, number=number, state="failed", folder=folder, last=why, value=None, so_far=41.0)
 
 
@@ -27,7 +27,7 @@ def test_points_that_ended_alike_are_told_of_once(capsys):
     assert "3 points: 1 finished, 2 failed" in said and "vmamba.sweep resume /s" in said
     assert "41 so far" in said and "90.5" in said and "0:01:00" in said
     table.show([POINT, failed(1)], Path("/s"))
-    assert "point 1 failed: not finite: the batch is in /s/1/nan" in capsys.readouterr().out
+    assert "point 1 failed: not finite: the batch is in /where/it/was/s/1/nan" in capsys.readouterr().out
 
 
 def test_resume_is_offered_when_nothing_runs_any_more(capsys):
@@ -50,7 +50,7 @@ def test_a_pipe_is_told_what_changes(monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "point 1 running, preempted 1x  norm=ln",
         "point 0 finished  norm=ln  val/acc1 90.5",
-        "point 1 failed: not finite: the batch is in /s/1/nan  (norm=ln)",
+        "point 1 failed: not finite: the batch is in /where/it/was/s/1/nan  (norm=ln)",
     ]
 
 

@@ -21,7 +21,7 @@ PORT = 5000  # where a local mlflow ui is looked for
 
 @dataclass
 class Made:
-    """A report, what could not be had for it (a line each), and the store that most of its runs are in."""
+    """A report, what could not be had for it (a line each), and where the store is that most of its runs are in."""
 
     done: report.Report
     remarks: list[str]
@@ -51,14 +51,16 @@ def make(
     for point in points if folder else ():
         point.name = point.folder.path.name  # the title says whose
     runs = [point.folder for point in points]
-    uri = store_runs.uri_of(runs)
+    uri, place = _store(runs)
+    if uri and not place:
+        said.append(f"{store.sqlite_path(uri)}: MLflow's file is not here; the report is made of the run folders alone")
     parent = None
-    if sweep and uri:
+    if sweep and place:
         try:
-            parent = store_runs.Parent(sweep, runs, uri)
+            parent = store_runs.Parent(sweep, runs, uri, place)
         except store.NotDelivered as error:
             said.append(f"the report is not in MLflow: {error}")
-    links = _links(runs, uri, port, parent and (parent.experiment, parent.run))
+    links = _links(runs, uri, place, port, parent and (parent.experiment, parent.run))
     done = report.write(
         points,
         out or (folder / "report" if folder else Path("outputs") / f"compare-{datetime.now():%Y-%m-%d_%H-%M-%S}"),
@@ -67,7 +69,7 @@ def make(
         baseline=baseline,
         about=report.About(
             links=links,
-            server=_server(uri, links, port),
+            server=_server(place, links, port),
             command=join(["vmamba", *sweep.read_info().get("command", [])]) if sweep else "",
             again=f"python -m vmamba.sweep resume {relative(sweep.path)}" if sweep else "",
             remarks=said,
@@ -79,7 +81,7 @@ def make(
         except store.NotDelivered as error:
             said.append(f"the report is not in MLflow: {error}")
     run = next((found[0] for run in runs if (found := store_runs.stored(run, uri))), "")
-    return Made(done, said, uri, run, links)
+    return Made(done, said, place, run, links)
 
 
 def where(sweep: SweepFolder, port: int = PORT) -> list[str]:
@@ -88,10 +90,10 @@ def where(sweep: SweepFolder, port: int = PORT) -> list[str]:
     if not html.is_file():
         return []
     runs = [sweep.run(line) for line in sweep.latest().values()]
-    uri = store_runs.uri_of(runs)
+    uri, place = _store(runs)
     known = uri and next(found for run in runs if (found := store_runs.stored(run, uri)))
     parent = (read_json(sweep.info).get("stores") or {}).get(uri)
-    return lines(html, uri, _links(runs, uri, port, parent and (known[1], parent)), port)
+    return lines(html, place, _links(runs, uri, place, port, parent and (known[1], parent)), port)
 
 
 def lines(html: Path, uri: str | None, links: dict[str, str], port: int) -> list[str]:
@@ -109,11 +111,19 @@ def _server(uri: str | None, links: dict[str, str], port: int) -> str:
     return ui.command(uri, port) if links and not uri.startswith("http") else ""
 
 
-def _links(runs: list[RunFolder], uri: str | None, port: int, parent: tuple[str, str] | None) -> dict[str, str]:
+def _store(runs: list[RunFolder]) -> tuple[str | None, str | None]:
+    """The store that most of the runs are in: as they note it, and where it is now."""
+    uri = store_runs.uri_of(runs)
+    return uri, store_runs.place_of(uri, runs) if uri else None
+
+
+def _links(
+    runs: list[RunFolder], uri: str | None, place: str | None, port: int, parent: tuple[str, str] | None
+) -> dict[str, str]:
     """Words to addresses. ``parent``: its experiment and run."""
-    if not uri:
+    if not place:
         return {}
-    base = ui.address(uri, port)
+    base = ui.address(place, port)
     address, count = store_runs.compare_link(runs, uri, base)
     done = sum(run.result.is_file() for run in runs)
     of = "these runs" if count == len(runs) else f"{count} of these {len(runs)} runs"

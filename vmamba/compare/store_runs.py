@@ -59,6 +59,15 @@ def uri_of(runs: list[RunFolder]) -> str | None:
     return max(dict.fromkeys(stores), key=stores.count, default=None)
 
 
+def place_of(uri: str, runs: list[RunFolder]) -> str | None:
+    """Where the store that the runs note as ``uri`` is now: a file may have moved with them. None if it is not here."""
+    path = store.sqlite_path(uri)
+    if path is None or path.is_file():
+        return uri
+    above = dict.fromkeys(folder for run in runs for folder in run.path.parents[:2])
+    return next((f"sqlite:///{folder / path.name}" for folder in above if (folder / path.name).is_file()), None)
+
+
 def stored(run: RunFolder, uri: str) -> tuple[str, str] | None:
     """The run's and the experiment's id in a store; None if it is not there."""
     state = _stores(run).get(uri) or {}
@@ -66,18 +75,21 @@ def stored(run: RunFolder, uri: str) -> tuple[str, str] | None:
 
 
 class Parent:
-    """The parent run of a sweep in a store. Making it and ``put`` raise ``store.NotDelivered`` if the store fails."""
+    """The parent run of a sweep in the store ``uri``, which is at ``place`` now.
 
-    def __init__(self, sweep: SweepFolder, runs: list[RunFolder], uri: str) -> None:
-        self.name, self.uri = sweep.path.name, uri
+    Making it and ``put`` raise ``store.NotDelivered`` if the store fails.
+    """
+
+    def __init__(self, sweep: SweepFolder, runs: list[RunFolder], uri: str, place: str) -> None:
+        self.name, self.place = sweep.path.name, place
         self.experiment = next(found[1] for run in runs if (found := stored(run, uri)))
-        with store.refusals(uri):
-            self.client = store.connect(uri)
+        with store.refusals(place):
+            self.client = store.connect(place)
             self.run = parent.ensure(self.client, uri, self.experiment, sweep.info)
 
     def put(self, done: Report, points: list[Point]) -> None:
         """The report's files, and the view on the points."""
-        with store.refusals(self.uri):
+        with store.refusals(self.place):
             for path in (done.markdown, done.csv, done.html):
                 self.client.log_artifact(self.run, str(path), "report")
             views.save(self.client, self.experiment, self.run, self.name, points, done)

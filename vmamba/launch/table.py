@@ -1,6 +1,7 @@
 """The table of a sweep's points on the terminal, live if asked to, and the commands to follow them."""
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -31,8 +32,9 @@ def show(rows: list[Point], folder: Path) -> None:
     out.print(table(rows))
     reasons: dict[tuple[str, str], list[Point]] = {}
     for row in rows:
-        if row.broken:  # a reason may name the run's own folder
-            reasons.setdefault((row.state, row.last.replace(str(row.folder), "RUN_FOLDER")), []).append(row)
+        if row.broken:  # a reason may name the run's own folder, as it was then
+            own = rf"/\S*{re.escape(f'{row.folder.parent.name}/{row.folder.name}')}\b"
+            reasons.setdefault((row.state, re.sub(own, "RUN_FOLDER", row.last)), []).append(row)
     for (state, why), same in reasons.items():
         first, many = same[0], len(same) > 1
         out.print(f"{_named(same)} {state}: {why if many else first.last}", soft_wrap=True, markup=False)

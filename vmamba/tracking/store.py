@@ -34,11 +34,12 @@ LOCK_SECONDS = 120.0
 
 
 def outputs_of(folder: RunFolder, config: dict) -> Path:
-    """The folder of all runs: the configured one where it is here and writable, else the one above the run folder."""
+    """The folder of all runs: the configured one where it is here and writable, else the one above run or sweep."""
     configured = Path(str(config.get("outputs") or folder.path.parent))
     if configured.is_absolute() and configured.is_dir() and os.access(configured, os.W_OK):
         return configured
-    return folder.path.parent
+    above = folder.path.parent
+    return above.parent if (above / "sweep.json").is_file() else above
 
 
 def uri_of(folder: RunFolder, config: dict, given: str | None = None) -> str:
