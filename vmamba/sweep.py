@@ -115,7 +115,7 @@ def cancel(folder: Path) -> int:
         run = sweep.run(latest[row.number])
         turns.cancel(run)
         if row.state == "queued":
-            run.write_status("killed", error="cancelled")
+            run.write_status("killed", error="cancelled", started=None)  # its last life is no part of what ends now
     jobs = [row.job for row in left if latest[row.number]["launcher"] == "slurm"]
     if jobs:
         queue.cancel(jobs)

@@ -42,7 +42,7 @@ def test_job_ids_are_shown_where_slurm_has_them(job, shown, capsys):
 
 
 def test_a_pipe_is_told_what_changes(monkeypatch, capsys):
-    queued = replace(POINT, state="queued", value=None)
+    queued = replace(POINT, state="queued", preempted=1, value=None)
     running = replace(queued, number=1, state="running", preempted=1)
     looks = iter([[queued, running], [replace(POINT), failed(1)]])
     monkeypatch.setattr(table, "points", lambda folder: next(looks))

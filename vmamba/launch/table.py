@@ -102,7 +102,8 @@ def follow(
     if not out.is_terminal:
         while True:
             for row in rows:
-                if known.get(row.number, "queued") != row.words():
+                waits = row.state == "queued" and row.number not in known  # as everything does at first
+                if not waits and known.get(row.number) != row.words():
                     out.print(_changed(row), soft_wrap=True, markup=False)
                     known[row.number] = row.words()
             if _all_ended(rows) and not more():
