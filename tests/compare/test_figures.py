@@ -66,3 +66,14 @@ def test_runs_with_one_evaluation_have_no_curves_and_long_names_leave_room(tmp_p
     assert not any("in training" in title for title in found)
     (pareto,) = (figure for title, figure in found.items() if "throughput" in title)
     assert all(len(name) == NAME and "…" in name for name in pareto.data[1].text)
+
+
+def test_the_values_of_a_search_lie_where_they_are(tmp_path):
+    for number in range(12):
+        asked = {"recipe.lr": 1e-4 * 2**number, "model.drop_path": 0.1 + 0.01 * number}
+        write_run(tmp_path / "s" / str(number), asked, 50.0 + number)
+    found = drawn(tmp_path / "s")
+    effects = next(figure for title, figure in found.items() if "by what was varied" in title)
+    assert [trace.mode for trace in effects.data] == ["markers", "markers"] and effects.data[0].x[0] == 1e-4
+    assert (effects.layout.xaxis.type, effects.layout.xaxis2.type) == ("log", "linear")
+    assert found["All axes at once"].data[0].dimensions[1]["values"][-1] == pytest.approx(0.21)

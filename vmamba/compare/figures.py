@@ -12,6 +12,7 @@ from vmamba.tracking.series import evaluations
 NAME = 40  # characters of a row's name in a plot, at most
 CURVES = 40  # rows drawn as curves; more cannot be told apart
 NAMED = 15  # spots of the Pareto plot with their names beside them
+PLACES = 10  # values of an axis that are drawn side by side, whatever lies between them
 DOTS = 20  # evaluations of a curve that are drawn as dots too
 LAYOUT = {"template": "plotly_white", "margin": {"l": 70, "r": 20, "t": 60, "b": 50}, "height": 420}
 # Okabe and Ito's, told apart by the colour-blind too
@@ -85,11 +86,17 @@ def _effects(scored: list[tuple[Point, float]], keys: list[str], metric: str) ->
         names = ordered(list(values))
         at = {"row": place // columns + 1, "col": place % columns + 1}
         dots = [(name, score) for name in names for score in values[name]]
+        spread = continuous(names)
+        if spread:
+            dots = [(float(name), score) for name, score in dots]
         figure.add_scatter(
             x=[name for name, _ in dots], y=[score for _, score in dots], mode="markers", showlegend=False,
             marker={"opacity": 0.6, "color": COLOURS[0], "size": 8}, **at,
             hovertemplate=f"{head}=%{{x}}: %{{y:.4g}}<extra></extra>",
         )  # fmt: skip
+        if spread:
+            figure.update_xaxes(type=_scale(dots), **at)
+            continue
         means = [statistics.fmean(values[name]) for name in names]
         figure.add_scatter(
             x=names, y=means, mode="lines+markers" if numeric(names) else "markers", showlegend=False,
@@ -114,6 +121,17 @@ def numeric(names: list[str]) -> bool:
         return all(float(name) is not None for name in names)
     except ValueError:
         return False
+
+
+def continuous(names: list[str]) -> bool:
+    """Whether the values are a search's: numbers, and too many of them to be places on an axis."""
+    return numeric(names) and len(names) > PLACES
+
+
+def _scale(dots: list[tuple[float, float]]) -> str:
+    """ "log" where the values, all above zero, span more than a decade."""
+    low, high = min(dots)[0], max(dots)[0]
+    return "log" if low > 0 and high / low > 10 else "linear"
 
 
 def _curves(rows: list[Group], metric: str) -> go.Figure | None:
@@ -147,6 +165,9 @@ def _parallel(scored: list[tuple[Point, float]], keys: list[str], metric: str) -
     dimensions = []
     for key, head in zip(keys, heads(keys), strict=True):
         names = ordered(list(dict.fromkeys(point.value(key) for point, _ in scored)))
+        if continuous(names):
+            dimensions.append({"label": head, "values": [float(point.value(key)) for point, _ in scored]})
+            continue
         places = [names.index(point.value(key)) for point, _ in scored]
         dimensions.append({"label": head, "values": places, "tickvals": list(range(len(names))), "ticktext": names})
     scores = [score for _, score in scored]
