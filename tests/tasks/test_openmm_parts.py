@@ -8,8 +8,11 @@ import pytest
 import torch
 from dense_trees import DET, METRICS, SEG, run, task_of
 
+from vmamba.config.compose import compose
 from vmamba.config.errors import UserError
 from vmamba.models import create_model
+from vmamba_tasks.dense import base
+from vmamba_tasks.detection.config import model_config
 from vmamba_tasks.openmm import backbones, ext, extras, tuples
 
 
@@ -179,16 +182,40 @@ def test_a_detector_of_boxes_alone_by_the_operator_that_a_gpu_calls(coco, tmp_pa
         ("x = 1", "no model"),
         (DEEPLAB, "other task"),
         (RETINA.replace("RetinaHead", "RetinaHaed"), "no type RetinaHaed; the nearest are RetinaHead"),
+        (
+            "model = dict(backbone=dict(), roi_head=dict(semantic_head=dict()))",
+            "its semantic_head learns from class maps",
+        ),
         (RETINA.replace("stacked_convs", "stacked"), "unexpected keyword argument 'stacked'"),
         (RETINA.replace("type='nms'", "type='soft_nms'"), "calls soft_nms, compiled code"),
     ],
 )
-def test_a_base_that_cannot_be_used_gets_one_line(text, message, coco, tmp_path):
+def test_a_base_that_cannot_be_used_gets_one_line(text, message, tmp_path):
+    path = tmp_path / "base.py"
     if text is not None:
-        (tmp_path / "base.py").write_text(text)
-    with pytest.raises(UserError, match=message) as caught:
-        task_of([*DET, f"data.root={coco}", f"task.base={tmp_path / 'base.py'}"]).build_model()
+        path.write_text(text)
+    own = model_config(compose([*DET, "data.root=unused"])[0])
+    with pytest.raises(UserError, match=f"task.base={path}.*{message}") as caught:
+        base.build(str(path), base.with_our_backbone(str(path), own, "mmdet"), "mmdet", "cpu")
     assert "\n" not in str(caught.value)
+
+
+def test_heads_are_connected_wherever_they_take_stages(tmp_path):
+    """By in_index, all stages without it, or through a head of their own; inner widths stay."""
+    stages = {"in_channels": [256, 512, 1024, 2048], "in_index": [0, 1, 2, 3], "num_classes": 19}
+    inner = {"kernel_generate_head": stages, "kernel_update_head": [{"in_channels": 512, "num_classes": 19}]}
+    own = {"backbone": "ours", "data_preprocessor": "ours",
+           "decode_head": {"in_channels": [8, 16, 24, 32], "num_classes": 5}}  # fmt: skip
+    for head, expected in (
+        (inner, {"kernel_generate_head": stages | own["decode_head"],
+                 "kernel_update_head": [{"in_channels": 512, "num_classes": 5}]}),
+        ({"in_channels": [1, 2, 3, 4], "num_classes": 19}, own["decode_head"]),
+        ({"in_channels": 2048, "in_index": 3, "c1_in_channels": 256},
+         {"in_channels": 32, "in_index": 3, "c1_in_channels": 8}),
+    ):  # fmt: skip
+        (tmp_path / "base.py").write_text(f"model = dict(backbone=dict(), decode_head={head!r})")
+        made = base.with_our_backbone(str(tmp_path / "base.py"), own, "mmseg")
+        assert made["decode_head"] == expected and made["backbone"] == "ours"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -30,7 +30,9 @@ def open_split(cfg, env, *, train: bool) -> SkipBroken | IterableImageDataset | 
     if data.source == "synthetic":
         return Synthetic(cfg, env.device, train)
     if data.source == "digits":
-        return SkipBroken(Digits(train, MODES[data.in_chans]), ignore=not train)
+        digits = Digits(train, MODES[data.in_chans])
+        layout.check_classes(data, digits, train)
+        return SkipBroken(digits, ignore=not train)
     kind = data.reader.partition("/")[0].lower()
     if kind:
         dataset = _from_reader(cfg, kind, train)
@@ -63,6 +65,8 @@ class Digits(Dataset):
     A fixed fifth of every class (359 images) is the validation set. ``[i]`` is (PIL image, label); the transforms
     bring it to the model's size.
     """
+
+    classes = tuple("0123456789")
 
     def __init__(self, train: bool, mode: str) -> None:
         from sklearn.datasets import load_digits

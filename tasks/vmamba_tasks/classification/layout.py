@@ -44,7 +44,7 @@ def check_classes(data, dataset: Dataset, train: bool) -> None:
     names = classes(dataset)
     if names and len(names) != data.num_classes:
         split = "training" if train else "validation"
-        where = getattr(getattr(dataset, "reader", dataset), "root", data.root)
+        where = getattr(getattr(dataset, "reader", dataset), "root", data.root or data.name)
         raise UserError(
             f"data.num_classes={data.num_classes}, but {where} has {len(names)} classes ({_some(names)}): set "
             f"data.num_classes={len(names)}, or check that the {split} set is whole"

@@ -9,6 +9,8 @@ from torch import nn
 
 from vmamba.config.errors import UserError
 
+# one of which a model of the task has
+NEEDED = {"mmdet": ("bbox_head", "roi_head", "mask_head"), "mmseg": ("decode_head",)}
 HEADS = ("bbox_head", "mask_head", "roi_head", "decode_head", "auxiliary_head", "semantic_head")
 
 
@@ -33,9 +35,14 @@ def with_our_backbone(path: str, own: dict, scope: str) -> dict:
         raise UserError(f"task.base={path} cannot be read as an OpenMMLab config: {reason}") from None
     if not isinstance(model, dict) or "backbone" not in model:
         raise UserError(f"task.base={path}: it has no model with a backbone; give a detector's or segmentor's config")
-    wants = "decode_head" if scope == "mmseg" else "bbox_head"
-    if wants not in model and not (scope == "mmdet" and "roi_head" in model):
-        raise UserError(f"task.base={path}: its model has no {wants}; is it a config of the other task?")
+    if not any(name in model for name in NEEDED[scope]):
+        raise UserError(
+            f"task.base={path}: its model has no {' or '.join(NEEDED[scope])}; is it a config of the other task?"
+        )
+    if any("semantic_head" in part for part in _listed(model.get("roi_head"))):
+        raise UserError(
+            f"task.base={path}: its semantic_head learns from class maps, which task=det has not; remove it"
+        )
     widths, classes = _widths(own), _classes(own)
     model.pop("pretrained", None)
     model["backbone"] = own["backbone"]
@@ -88,9 +95,14 @@ def _reason(error: Exception, scope: str) -> str:
 
 
 def _connect(head: dict, widths: list[int]) -> None:
-    """A head that takes stages directly, by ``in_index``."""
-    index = head.get("in_index", -1)
-    head["in_channels"] = [widths[i] for i in index] if isinstance(index, (list, tuple)) else widths[index]
+    """A head that takes stages directly, by ``in_index``, or whose own heads do."""
+    given = head.get("in_channels")
+    index = head.get("in_index", range(len(widths)) if isinstance(given, (list, tuple)) else -1)
+    if given is not None:
+        head["in_channels"] = widths[index] if isinstance(index, int) else [widths[i] for i in index]
+    for entry in head.values():
+        if isinstance(entry, dict) and "in_index" in entry:
+            _connect(entry, widths)
     if "c1_in_channels" in head:
         head["c1_in_channels"] = widths[0]
 

@@ -30,6 +30,7 @@ class Dense(ABC):
 
     def __init__(self, cfg, env) -> None:
         extras.require(self.name)
+        parts.quiet()
         self.cfg, self.env = cfg, env
         self._find_data()
         self.config = self.model_config()  # whatever does not fit shows here

@@ -26,6 +26,12 @@ def scope(name: str) -> Iterator[None]:
             yield
 
 
+def quiet() -> None:
+    """From here on no warnings of OpenMMLab's own code, or of what it calls the old way: a user cannot act on them."""
+    warnings.filterwarnings("ignore", module=r"mm(engine|cv|det|seg)\.")
+    warnings.filterwarnings("ignore", message="torch.meshgrid: in an upcoming release")
+
+
 def model(where: str, config: dict) -> Any:
     """The detector or segmentor of a config, with fresh parameters."""
     with scope(where):
