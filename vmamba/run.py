@@ -89,6 +89,7 @@ def _check(words: list[str]) -> None:
         cfg = composed(overrides)  # the rules are for the points, which the launcher holds against them
         if not cfg.search.trials:
             check_axes(_overrides(words))
+        _make(cfg.outputs)
     else:
         from vmamba.launch.settings import cuda_there
 
@@ -97,6 +98,17 @@ def _check(words: list[str]) -> None:
         if run.search.trials:
             raise UserError(f"search.trials={run.search.trials}: it is a sweep; add -m and axes, or sweep=search")
         validate(cfg, cuda=cuda_there(run))
+        _make(run.outputs)
+
+
+def _make(outputs: str) -> None:
+    """Makes the folder of all runs; UserError where that is not allowed."""
+    try:
+        Path(outputs).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"outputs={outputs} cannot be made ({error.strerror}): give another folder") from None
+    if not os.access(outputs, os.W_OK):
+        raise UserError(f"outputs={outputs}: writing there is not allowed; give another folder")
 
 
 def _overrides(words: list[str]) -> list[str]:
@@ -134,6 +146,7 @@ def _again(flag: str, folder: Path, overrides: list[str]) -> None:
     run = validate(cfg, cuda=rules.cuda_here())
     target = folder
     if flag == "--from":
+        _make(run.outputs)
         target = Path(run.outputs) / f"{run.name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
     log_to(target)
     _go(cfg, target, overrides)

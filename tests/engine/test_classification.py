@@ -162,6 +162,13 @@ def test_layouts_that_are_not(images, tmp_path):
         train(folder_config(only), tmp_path / "run")
 
 
+def test_digits_are_ten():
+    cfg = config()
+    cfg.data.num_classes = 5
+    with pytest.raises(UserError, match=r"data.num_classes=5, but digits has 10 classes .0, 1, 2, …."):
+        Classification(cfg, CPU)
+
+
 def test_other_classes_in_validation_are_refused(images, tmp_path):
     root = tmp_path / "images"
     shutil.copytree(images, root)

@@ -145,7 +145,7 @@ def test_other_batch_size_goes_on_at_the_same_place(tmp_path, caplog):
     [
         ("never", {}, "resume=never, but .* holds checkpoints of an earlier run"),
         ("auto", {"model__kwargs": {"width_extra": 1}}, "2 of another shape .*another model= or data="),
-        ("{}/none/checkpoints", {}, "no readable checkpoint there"),
+        ("{}/none/checkpoints", {}, "no such file or folder"),
         ("{}/run/checkpoints/best.pt", {}, "holds weights only"),
     ],
 )

@@ -7,7 +7,7 @@ import time
 import torch
 
 from vmamba.config.errors import UserError
-from vmamba.engine import compiling, costs, optim, seeding, weights
+from vmamba.engine import compiling, costs, optim, seeding, state, weights
 from vmamba.engine.hooks import Hook, Pictures, Record
 from vmamba.engine.loop import Loop
 from vmamba.engine.precision import Precision
@@ -39,12 +39,13 @@ def run(cfg, folder, env, hooks: tuple[Hook, ...] = (), task=None) -> dict:
 
 
 def build_task(cfg, env):
-    """The run's task. UserError if its data are missing or of the wrong layout, ``ckpt`` names nothing, or there is no
-    such optimizer."""
+    """The run's task. UserError if its data are missing or of the wrong layout, a checkpoint that it is to read is not
+    there, or there is no such optimizer."""
     if cfg.mode == "eval":
         weights.find(cfg.ckpt)
     else:
         optim.check(cfg.recipe)
+        state.check(cfg.resume)
         if cfg.init.ckpt:
             weights.find(cfg.init.ckpt, "init.ckpt")
     seeding.set_deterministic(cfg.deterministic)
@@ -80,19 +81,19 @@ def _train(cfg, folder, env, task, hooks) -> dict:
         loop.total_batch,
     )
     loop.run()
-    state = loop.state
+    where = loop.state
     return {
         "mode": "train",
         "metric": cfg.task.metric,
-        "final": state.metrics,
-        "best": state.best,
-        "seconds": state.seconds,
-        "train_seconds": state.train_seconds,
-        "images_per_s": state.step * loop.total_batch / max(state.train_seconds, 1e-9),
+        "final": where.metrics,
+        "best": where.best,
+        "seconds": where.seconds,
+        "train_seconds": where.train_seconds,
+        "images_per_s": where.step * loop.total_batch / max(where.train_seconds, 1e-9),
         "params": parameters(loop.model),
-        **costs.measured(env.device, state.memory, loop.flops),
+        **costs.measured(env.device, where.memory, loop.flops),
         "epochs": loop.epoch_fraction,
-        "steps": state.step,
+        "steps": where.step,
     }
 
 

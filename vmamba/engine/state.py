@@ -90,6 +90,12 @@ def resume(loop, choice: str, folder: Path) -> None:
     log.info("resuming from %s: update %d, epoch %.2f", path, loop.state.step, loop.epoch_fraction)
 
 
+def check(choice: str) -> None:
+    """UserError if ``resume=`` names a path where nothing is."""
+    if choice not in ("auto", "never") and not Path(choice).expanduser().exists():
+        raise UserError(f"resume={choice}: no such file or folder; give a step_*.pt or a run folder")
+
+
 def _find(choice: str, folder: Path) -> tuple[Path, dict] | None:
     if choice == "never":
         if checkpoint.steps(folder):

@@ -9,17 +9,21 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from vmamba.config.errors import UserError
+from vmamba.config.network import choose
 from vmamba.engine import distributed
 from vmamba.engine.stream import EpochLoader, close
 from vmamba.engine.weights import fit_into, fit_part
 from vmamba_tasks.classification import data, layout, loaders
 from vmamba_tasks.classification.guess import hint
 
+METRICS = ("val/loss", "val/acc1", "val/acc5")
+
 
 class Classification:
     """``cfg`` is a ``schema.Run``, ``env`` the engine's ``Env``. Metrics: val/loss, val/acc1, val/acc5 (percent)."""
 
     def __init__(self, cfg, env) -> None:
+        choose("task.metric", cfg.task.metric, METRICS)
         self.cfg, self.env = cfg, env
         recipe, augment = cfg.recipe, cfg.recipe.augment
         self.train_set = data.open_split(cfg, env, train=True) if cfg.mode == "train" else None
@@ -89,7 +93,7 @@ class Classification:
         loss, top1, top5, images = distributed.all_sum(sums.cpu() if self.env.device.type == "cpu" else sums).tolist()
         if not images:
             raise UserError("the evaluation saw no image: check data.val_split and limit.eval_batches")
-        return {"val/loss": loss / images, "val/acc1": 100 * top1 / images, "val/acc5": 100 * top5 / images}
+        return dict(zip(METRICS, (loss / images, 100 * top1 / images, 100 * top5 / images), strict=True))
 
     def load_weights(self, model: nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
         if self.cfg.model.family == "vmamba":
