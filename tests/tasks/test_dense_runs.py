@@ -93,4 +93,4 @@ def test_what_the_embedded_scenes_say(tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO")
     task = task_of(["task=seg", "model=small", "tracking=none"])
     assert "data=ade20k data.root=" in caplog.text and "short schedule" in caplog.text
-    assert task.model_config()["backbone"]["depths"] == [2, 2, 15, 2]
+    assert task.config["backbone"]["depths"] == [2, 2, 15, 2]

@@ -26,4 +26,7 @@ def renamed(weights: dict[str, torch.Tensor], model: nn.Module, *, whole: bool) 
 
 def hint(cfg) -> str:
     """The remedy for weights that do not fit."""
-    return f"check model= (this run has {cfg.model.name}), task= and data.num_classes"
+    return (
+        f"check model= (this run has {cfg.model.name}), task=, data.num_classes and that the weights are of images of "
+        "3 channels"
+    )

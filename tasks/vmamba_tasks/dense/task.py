@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from abc import ABC, abstractmethod
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,8 @@ class Dense(ABC):
         parts.quiet()
         self.cfg, self.env = cfg, env
         self._find_data()
-        self.config = self.model_config()  # whatever does not fit shows here
+        sets = self.data_config()  # builds the model's config too: whatever does not fit shows here
         self.check_data()
-        sets = self.data_config()
         self.metric_config = sets["metric"]
         self.train_set = self._open(sets["train"], train=True) if cfg.mode == "train" else None
         self.val_set = self._open(sets["tta" if cfg.tta else "val"], train=False)
@@ -66,7 +66,8 @@ class Dense(ABC):
     def draw_samples(self, samples: list[dict], path: Path) -> None:
         """Draws what ``sample`` kept."""
 
-    def model_config(self) -> dict:
+    @cached_property
+    def config(self) -> dict:
         """The model of this run, as an OpenMMLab dict."""
         own, path = self.own_model_config(), self.cfg.task.base
         return own if path is None else base.with_our_backbone(path, own, self.scope)
