@@ -15,7 +15,7 @@ from vmamba.launch import submit
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.points import points
 from vmamba.launch.settings import plain
-from vmamba.sweep import resume
+from vmamba.sweep import main, resume
 from vmamba.tracking.folder import RunFolder
 
 MODEL = ["model.depths=[1,1]", "model.dims=[8,16]", "data.img_size=16", "data.workers=0", "device=cpu", "scan=naive"]
@@ -41,7 +41,7 @@ def until(condition, seconds: float = 60.0) -> None:
 
 
 @pytest.mark.parametrize("kind", ["local", "subprocess"])
-def test_one_bad_point_stops_no_other(kind, tmp_path):
+def test_one_bad_point_stops_no_other(kind, tmp_path, capsys):
     lr = "recipe.lr=1e30,1e-3"  # the first one's loss is not finite
     done = python(tmp_path, "vmamba.run", "-m", *TINY, lr, "precision=fp32", f"launcher={kind}", "launcher.parallel=2")
     assert done.returncode == 1, done.stdout + done.stderr
@@ -53,8 +53,7 @@ def test_one_bad_point_stops_no_other(kind, tmp_path):
     report = (sweep.path / "report" / "report.md").read_text()
     assert "2 runs: 1 finished, 1 failed" in report and first.last[:40] in report
     assert f"report: {(sweep.path / 'report' / 'report.html').relative_to(tmp_path)}" in done.stdout
-    again = python(tmp_path, "vmamba.sweep", "status", str(sweep.path))
-    assert again.returncode == 1 and first.last[:40] in again.stdout
+    assert main(["status", str(sweep.path)]) == 1 and first.last[:40] in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("kind", ["local", "subprocess"])
@@ -65,7 +64,7 @@ def test_a_bad_point_refuses_the_whole_sweep(kind, tmp_path):
     assert not list((tmp_path / "outputs").glob("*"))
 
 
-def test_cancelled_killed_and_resumed(tmp_path):
+def test_cancelled_killed_and_resumed(tmp_path, capsys):
     done = python(
         tmp_path, "vmamba.run", "-m", *LONG, "seed=1,2,3", "launcher=subprocess", "launcher.parallel=2",
         "launcher.wait=false",
@@ -76,8 +75,7 @@ def test_cancelled_killed_and_resumed(tmp_path):
     until(lambda: all(run.metrics.is_file() and run.metrics.read_text().count("\n") > 4 for run in runs[:2]))
     os.kill(runs[0].read_status()["pid"], signal.SIGKILL)
     until(lambda: runs[0].read_status().get("preempted") == 1 or runs[0].read_status()["state"] == "finished")
-    cancelled = python(tmp_path, "vmamba.sweep", "cancel", str(sweep.path))
-    assert cancelled.returncode == 0, cancelled.stdout + cancelled.stderr
+    assert main(["cancel", str(sweep.path)]) == 0, capsys.readouterr()
     until(lambda: not any(row.state in ("running", "queued") for row in points(sweep.path)))
     assert any(row.state == "killed" for row in points(sweep.path))
     both = [
@@ -85,8 +83,7 @@ def test_cancelled_killed_and_resumed(tmp_path):
         for _ in range(2)
     ]
     assert {process.wait(100) for process in both} == {0}
-    waited = python(tmp_path, "vmamba.sweep", "wait", str(sweep.path), "--seconds", "0.5")
-    assert waited.returncode == 0, waited.stdout
+    assert main(["wait", str(sweep.path), "--seconds", "0.5"]) == 0, capsys.readouterr()
     rows = points(sweep.path)
     assert [row.state for row in rows] == ["finished"] * 3 and max(row.attempt for row in rows) == 2
     for run in runs:
@@ -125,6 +122,10 @@ def test_a_single_run_goes_elsewhere_too(tmp_path):
     ("words", "part"),
     [(["status", "{tmp}/none"], "no such folder"), (["resume", "{tmp}"], "not a sweep folder"), (["stop"], "--help")],
 )
-def test_a_mistake_is_one_line(words, part, tmp_path):
-    done = python(tmp_path, "vmamba.sweep", *(word.format(tmp=tmp_path) for word in words))
-    assert done.returncode == 2 and part in done.stderr and done.stderr.count("\n") == 1
+def test_a_mistake_is_one_line(words, part, tmp_path, capsys):
+    try:
+        code = main([word.format(tmp=tmp_path) for word in words])
+    except SystemExit as left:  # argparse's
+        code = left.code
+    said = capsys.readouterr().err
+    assert code == 2 and part in said and said.count("\n") == 1

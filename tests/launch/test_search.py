@@ -11,12 +11,14 @@ import time
 import pytest
 from test_launch_sweeps import TINY, only, python
 
+from vmamba.compare.__main__ import main as compare
 from vmamba.config.compose import composed
 from vmamba.config.errors import UserError
 from vmamba.launch import space, study
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.points import points
 from vmamba.launch.study import Study, Tried
+from vmamba.sweep import main
 
 AXES = ["recipe.lr=tag(log,interval(1e-4,1e-1))", "norm=ln,bn", "model.d_state=range(1,9)"]
 
@@ -104,7 +106,7 @@ def test_without_optuna_one_line_says_what_to_install(monkeypatch):
         study.needed()
 
 
-def test_a_search_from_the_command_to_its_table(tmp_path):
+def test_a_search_from_the_command_to_its_table(tmp_path, capsys):
     axes = ["recipe.lr=1e-3,1e30", "search.trials=5"]  # the second one's loss is not finite
     done = python(tmp_path, "vmamba.run", "-m", *TINY, "precision=fp32", *axes)
     sweep = only(tmp_path)
@@ -115,17 +117,14 @@ def test_a_search_from_the_command_to_its_table(tmp_path):
     assert done.returncode == 1 and "Traceback" not in done.stderr and "no further point" in done.stdout
     best = rows["recipe.lr=0.001"]
     assert f"search: 2 of 5 trials; best val/acc1 {best.value:.4g}, point {best.number}" in done.stdout
-    status = python(tmp_path, "vmamba.sweep", "status", str(sweep.path))
-    assert "search: 2 of 5 trials" in status.stdout
-    compared = python(tmp_path, "vmamba.compare", str(sweep.path))
-    assert compared.returncode == 0 and "lr" in compared.stdout, compared.stderr
-    again = python(tmp_path, "vmamba.sweep", "resume", str(sweep.path))
-    assert "no further point" in again.stdout and "Traceback" not in again.stderr
+    assert main(["status", str(sweep.path)]) == 1 and "search: 2 of 5 trials" in capsys.readouterr().out
+    assert compare(["--out", str(tmp_path / "report"), str(sweep.path)]) == 0 and "| lr |" in capsys.readouterr().out
+    assert main(["resume", str(sweep.path)]) == 1 and "no further point" in capsys.readouterr().out
     assert len(points(sweep.path)) == 2 and max(row.attempt for row in points(sweep.path)) == 1
 
 
-def test_a_search_that_was_killed_goes_on_and_may_be_made_longer(tmp_path):
-    words = ["model.d_state=1,2", "norm=ln,bn", "search.trials=3", "launcher=subprocess", "launcher.parallel=2"]
+def test_a_search_that_was_killed_goes_on_and_may_be_made_longer(tmp_path, capsys):
+    words = ["model.d_state=1,2,3", "search.trials=3", "launcher=subprocess", "launcher.parallel=2"]
     command = [sys.executable, "-m", "vmamba.run", "-m", *TINY, *words]
     manager = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"})
     end = time.monotonic() + 60
@@ -135,12 +134,11 @@ def test_a_search_that_was_killed_goes_on_and_may_be_made_longer(tmp_path):
     manager.send_signal(signal.SIGKILL)
     manager.wait()
     sweep = only(tmp_path)
-    done = python(tmp_path, "vmamba.sweep", "resume", str(sweep.path), "search.trials=20")
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert main(["resume", str(sweep.path), "search.trials=20"]) == 0
     rows = points(sweep.path)
-    assert [row.number for row in rows] == list(range(4)) and {row.state for row in rows} == {"finished"}
-    assert len({tuple(row.overrides) for row in rows}) == 4  # all there are, none twice
-    assert "no further point" in done.stdout
+    assert [row.number for row in rows] == list(range(3)) and {row.state for row in rows} == {"finished"}
+    assert len({tuple(row.overrides) for row in rows}) == 3  # all there are, none twice
+    assert "no further point" in capsys.readouterr().out
     assert json.loads(sweep.info.read_text())["points"] == 20
 
 
@@ -153,7 +151,6 @@ def test_a_cancelled_search_asks_for_no_more(tmp_path):
         assert time.monotonic() < end
         time.sleep(0.1)
     sweep = only(tmp_path)
-    cancelled = python(tmp_path, "vmamba.sweep", "cancel", str(sweep.path))
-    assert cancelled.returncode == 0, cancelled.stderr
+    assert main(["cancel", str(sweep.path)]) == 0
     manager.communicate(timeout=60)
     assert len(points(sweep.path)) < 10
