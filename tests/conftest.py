@@ -1,6 +1,9 @@
-"""What holds for every test: the same random numbers every time; Ctrl-C, also where a shell runs them behind."""
+"""What holds for every test: one thread, the same random numbers every time, Ctrl-C as if a person had typed them."""
 
+import os
 import signal
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: tests start processes that train side by side
 
 import pytest
 import torch

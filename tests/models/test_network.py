@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vmamba.models import VMamba, create_model, ss2d
+from vmamba.models import VMamba, ss2d
 from vmamba.models.variants import how
 
 SMALL = {"depths": [1, 1], "dims": [8, 16], "num_classes": 5, "img_size": 32}
@@ -148,9 +148,8 @@ def test_a_named_backend_reaches_the_scan():
         small(backend="oflex")(x)
 
 
-@pytest.mark.parametrize("fields", [{"norm": "ln", "forward_type": "v0"}, {"norm": "ln2d"}, {"routes": "cascade2d"}])
+@pytest.mark.parametrize("fields", [{"norm": "ln", **how("v0")}, {"norm": "ln2d"}, {"routes": "cascade2d"}])
 def test_one_graph_for_the_compiler(fields):
-    model = create_model("vmamba_nano", num_classes=3, in_chans=1, **fields)
-    x = torch.randn(2, 1, 32, 32)
+    model, x = small(**fields), images(2, 3, 32, 32)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), model(x))
