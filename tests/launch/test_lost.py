@@ -1,7 +1,6 @@
 """A job whose Python was killed: the wrapper that notices, and what it makes of it."""
 
 import os
-import signal
 import subprocess
 from pathlib import Path
 
@@ -42,16 +41,16 @@ def test_signals_at_the_start_end_neither_wrapper_nor_interpreter(tmp_path):
 
 
 def test_a_process_that_fails_of_anothers_kill_waits_for_the_requeue(tmp_path):
-    (tmp_path / "a sweep" / "slurm").mkdir(parents=True)
-    fails = "exit 1"
-    assert wrapper(tmp_path, fails, SLURM_NTASKS="2").returncode == 1
-    (tmp_path / "a sweep" / "slurm" / "7.0.killed").touch()
-    env = os.environ | {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
-    other = subprocess.Popen([tmp_path / "a sweep" / "slurm" / "python.sh"], env=env, start_new_session=True)
-    with pytest.raises(subprocess.TimeoutExpired):
-        other.wait(7)
-    os.killpg(other.pid, signal.SIGKILL)
-    other.wait()
+    slurm = tmp_path / "a sweep" / "slurm"
+    slurm.mkdir(parents=True)
+    sleep = tmp_path / "sleep"  # in place of the real one: says how long it was to take
+    sleep.write_text('#!/bin/sh\necho "$1 s"\n')
+    sleep.chmod(0o755)
+    env = {"SLURM_NTASKS": "2", "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = wrapper(tmp_path, "exit 1", **env)
+    assert (done.returncode, done.stdout.split("\n")) == (1, ["5 s", ""])
+    (slurm / "7.0.killed").touch()
+    assert wrapper(tmp_path, "exit 1", **env).stdout.split("\n") == ["5 s", "300 s", ""]
 
 
 @pytest.fixture
