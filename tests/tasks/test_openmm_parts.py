@@ -36,6 +36,10 @@ def test_a_network_of_timm_as_backbone(name, normed):
     maps = network(torch.rand(1, 3, 70, 101))
     assert [m.shape[1] for m in maps] == network.channels and network.normed == normed
     assert [m.shape[2] for m in maps] == [18, 9, 5, 3]
+    fewer = backbones.TimmBackbone(name, out_indices=[1, 3])
+    assert [m.shape[1] for m in fewer(torch.rand(1, 3, 64, 64))] == network.channels[1::2]
+    assert any("outnorm0" in key for key in network.state_dict()) == normed
+    assert not any("outnorm0" in key for key in fewer.state_dict())
     sum(m.sum() for m in maps).backward()
     assert all(p.grad is not None for p in network.parameters())
 
@@ -204,7 +208,7 @@ def test_heads_are_connected_wherever_they_take_stages(tmp_path):
     """By in_index, all stages without it, or through a head of their own; inner widths stay."""
     stages = {"in_channels": [256, 512, 1024, 2048], "in_index": [0, 1, 2, 3], "num_classes": 19}
     inner = {"kernel_generate_head": stages, "kernel_update_head": [{"in_channels": 512, "num_classes": 19}]}
-    own = {"backbone": "ours", "data_preprocessor": "ours",
+    own = {"backbone": {"type": "ours"}, "data_preprocessor": {},
            "decode_head": {"in_channels": [8, 16, 24, 32], "num_classes": 5}}  # fmt: skip
     for head, expected in (
         (inner, {"kernel_generate_head": stages | own["decode_head"],
@@ -215,7 +219,22 @@ def test_heads_are_connected_wherever_they_take_stages(tmp_path):
     ):  # fmt: skip
         (tmp_path / "base.py").write_text(f"model = dict(backbone=dict(), decode_head={head!r})")
         made = base.with_our_backbone(str(tmp_path / "base.py"), own, "mmseg")
-        assert made["decode_head"] == expected and made["backbone"] == "ours"
+        assert made["decode_head"] == expected and made["backbone"] == own["backbone"]
+
+
+@pytest.mark.parametrize(
+    ("given", "widths", "stages"),
+    [([1, 2, 3, 4], [8, 16, 24, 32], None), ([1, 2, 3], [16, 24, 32], [1, 2, 3]), (2048, 32, [3])],
+)
+def test_a_neck_of_fewer_stages_takes_the_last(given, widths, stages, tmp_path):
+    """YOLOX and RTMDet have strides 8 to 32: the map of stride 4 in the first one's place would pass in silence."""
+    own = {"backbone": {"type": "ours"}, "data_preprocessor": {}, "neck": {"in_channels": [8, 16, 24, 32]},
+           "roi_head": {"bbox_head": {"num_classes": 5}}}  # fmt: skip
+    text = f"model = dict(backbone=dict(), bbox_head=dict(), neck=[dict(in_channels={given}), dict(in_channels=64)])"
+    (tmp_path / "base.py").write_text(text)
+    made = base.with_our_backbone(str(tmp_path / "base.py"), own, "mmdet")
+    assert made["neck"] == [{"in_channels": widths}, {"in_channels": 64}]
+    assert made["backbone"].get("out_indices") == stages and "out_indices" not in own["backbone"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

@@ -45,10 +45,9 @@ def with_our_backbone(path: str, own: dict, scope: str) -> dict:
         )
     widths, classes = _widths(own), _classes(own)
     model.pop("pretrained", None)
-    model["backbone"] = own["backbone"]
+    model["backbone"] = dict(own["backbone"])
     if "neck" in model:
-        neck = model["neck"][0] if isinstance(model["neck"], list) else model["neck"]
-        neck["in_channels"] = widths
+        _connect_neck(_listed(model["neck"])[0], model["backbone"], widths)
     else:
         for name in ("decode_head", "auxiliary_head"):
             for head in _listed(model.get(name)):
@@ -92,6 +91,15 @@ def _reason(error: Exception, scope: str) -> str:
     child = MODELS.children.get(scope, MODELS)
     near = get_close_matches(unknown[1].rpartition(".")[2], {*child.module_dict, *MODELS.module_dict}, n=3)
     return f"there is no type {unknown[1]}" + (f"; the nearest are {', '.join(near)}" if near else "")
+
+
+def _connect_neck(neck: dict, backbone: dict, widths: list[int]) -> None:
+    """A neck that takes fewer stages than four takes the last ones: its anchors' strides are theirs."""
+    given = neck.get("in_channels")
+    taken = len(given) if isinstance(given, (list, tuple)) else 1
+    if taken < len(widths):
+        backbone["out_indices"] = list(range(len(widths)))[-taken:]
+    neck["in_channels"] = widths[-taken:] if isinstance(given, (list, tuple)) else widths[-1]
 
 
 def _connect(head: dict, widths: list[int]) -> None:

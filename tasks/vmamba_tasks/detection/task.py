@@ -67,7 +67,7 @@ class Detection(Dense):
         """At 1280 x 800 where images are resized to COCO's usual size, as is the custom, else at the resized size."""
         from vmamba_tasks.dense import complexity
 
-        if not (hasattr(model, "roi_head") and model.roi_head.with_mask):
+        if type(getattr(model, "roi_head", None)).__name__ != "StandardRoIHead" or not model.roi_head.with_mask:
             return None
         long, short = self.cfg.recipe.det.scale
         height, width = complexity.DETECTOR if (long, short) == (1333, 800) else (short, long)

@@ -4,6 +4,7 @@ An OpenMMLab config reaches them with ``custom_imports = dict(imports=["vmamba_t
 this module also puts torchvision's operators in the place of mmcv's compiled ones, where those are missing.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import timm
@@ -37,29 +38,32 @@ class VMambaBackbone(Backbone):
 
 @MODELS.register_module()
 class TimmBackbone(nn.Module):
-    """A model of timm as backbone: images (B, 3, H, W) -> its last four scales, (B, C, H', W') each.
+    """A model of timm as backbone: images (B, 3, H, W) -> of its last four scales ``out_indices``, (B, C, H', W') each.
 
     A network that normalises its last features by a layer norm (Swin, ConvNeXt) gets such a norm, ``outnorm0`` to
     ``outnorm3``, on every output, as its published dense models have; others (ResNet) give their features as they are.
     Raises UserError for a network that timm does not have, or with fewer scales.
     """
 
-    def __init__(self, name: str, init_cfg: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, name: str, init_cfg: Any = None, out_indices: Sequence[int] = tuple(range(STAGES)), **kwargs: Any
+    ) -> None:
         super().__init__()
+        self.out_indices = tuple(out_indices)
         self.body, self.channels = body(name, **kwargs)
         self.multiple = 4 if name.startswith("swin") else 1  # timm's patch embedding of Swin pads nothing
         norm = getattr(self.body, "norm", None) or getattr(getattr(self.body, "head", None), "norm", None)
         self.normed = isinstance(norm, nn.LayerNorm)
         self.body.prune_intermediate_layers(STAGES, prune_norm=True, prune_head=True)
-        for i, width in enumerate(self.channels if self.normed else ()):
-            self.add_module(f"outnorm{i}", LayerNorm2d(width))
+        for i in self.out_indices if self.normed else ():
+            self.add_module(f"outnorm{i}", LayerNorm2d(self.channels[i]))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         bottom, right = (-side % self.multiple for side in x.shape[2:])
         if bottom or right:
             x = pad(x, (0, right, 0, bottom))
         maps = self.body.forward_intermediates(x, indices=STAGES, output_fmt="NCHW", intermediates_only=True)
-        return tuple(getattr(self, f"outnorm{i}")(m) if self.normed else m for i, m in enumerate(maps))
+        return tuple(getattr(self, f"outnorm{i}")(maps[i]) if self.normed else maps[i] for i in self.out_indices)
 
 
 def body(name: str, **kwargs: Any) -> tuple[nn.Module, list[int]]:
