@@ -129,7 +129,7 @@ def _overrides(words: list[str]) -> list[str]:
 def _evaluates(words: list[str]) -> Path | None:
     """The run folder that ``mode=eval ckpt=RUN_FOLDER`` names: its own configuration is the one to evaluate."""
     given = dict(word.split("=", 1) for word in words if "=" in word and not word.startswith("-"))
-    folder = Path(given.get("ckpt", ""))
+    folder = Path(given.get("ckpt", "").strip("'\"")).expanduser()
     simple = all("=" in word and not word.startswith("-") for word in words)
     return folder if simple and given.get("mode") == "eval" and (folder / "config.yaml").is_file() else None
 

@@ -1,5 +1,7 @@
 """What the command line gives, and the one line that each mistake gets."""
 
+from dataclasses import replace
+
 import pytest
 
 from vmamba.config.compose import choices, compose, first_point, load
@@ -18,6 +20,8 @@ MISTAKES = {
     "+model.foo=1": ["model.foo: there is no such setting", "model has:", "d_state"],
     "+model=tiny": ["write model=… without the +"],
     "nonsense": ["'nonsense' is not of the form key=value"],
+    "data.root=~/x": ["data.root=~/x", "in quotes twice", """'data.root="~/x"'"""],
+    "model=null": ["model=null", "choose one of", "tiny_v0"],
     "mode=eval": ["ckpt="],
     "forward_type=v0": ["norm=ln2d", "channel-last", "norm=ln"],
     "model.conv=4": ["model.conv=4", "odd"],
@@ -64,6 +68,13 @@ def test_a_model_brings_its_forward_type_and_norm_unless_overridden():
 def test_data_brings_its_recipe_unless_overridden():
     assert compose(["data=imagenet"])[0].recipe.name == "imagenet_300e"
     assert compose(["data=imagenet", "recipe=digits"])[0].recipe.name == "digits"
+
+
+def test_a_folder_of_images_is_trained_as_imagenet_but_for_the_average():
+    of_a_folder = compose(["data=imagefolder", "data.num_classes=3"])[0].recipe
+    published = compose(["data=imagenet"])[0].recipe
+    assert of_a_folder.ema.warmup and not published.ema.warmup
+    assert replace(of_a_folder, name=published.name, ema=published.ema) == published
 
 
 @pytest.mark.parametrize("group", ["model", "forward_type", "norm", "scan", "task", "data", "recipe", "precision"])

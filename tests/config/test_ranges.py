@@ -39,6 +39,7 @@ def run() -> schema.Run:
         ("model.num_classes", 10, "data.num_classes=1000"),
         ("name", "a/b", "no / in name"),
         ("outputs", "", "give both"),
+        ("outputs", "~/runs", "$HOME/runs"),
     ],
 )
 def test_a_value_outside_gets_one_line(run, monkeypatch, key, value, said):

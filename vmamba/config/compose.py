@@ -5,10 +5,8 @@ entry point composes the same way; this module is what checks an input before Hy
 launcher and ``--from`` use.
 """
 
-import difflib
 import functools
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,14 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from vmamba.config import rules, schema
 from vmamba.config.errors import UserError
-from vmamba.config.paths import conf_dir, sweeps_dirs
+from vmamba.config.explain import explain, explained, unknown_choice, unreadable
+from vmamba.config.paths import choices, conf_dir, groups
 from vmamba.config.points import FILES, check_axis
 
 
@@ -55,7 +54,7 @@ def typed(cfg: DictConfig) -> DictConfig:
     try:
         return OmegaConf.merge(_structured(), OmegaConf.create(plain))
     except OmegaConfBaseException as error:
-        raise UserError(_explain(error)) from error
+        raise UserError(explain(error)) from error
 
 
 @functools.cache
@@ -73,7 +72,7 @@ def checked(typed: DictConfig, *, cuda: bool | None = None) -> schema.Run:
             raise UserError(f"{missing[0]} must be given: add {missing[0]}=… to the command")
         run = OmegaConf.to_object(typed)
     except OmegaConfBaseException as error:
-        raise UserError(_explain(error)) from error
+        raise UserError(explain(error)) from error
     rules.check(run, cuda=cuda)
     return run
 
@@ -86,7 +85,7 @@ def update(cfg: DictConfig, text: str) -> None:
         own = isinstance(value, dict) and OmegaConf.get_type(OmegaConf.select(cfg, key)) is dict
         OmegaConf.update(cfg, key, value, force_add=own)
     except OmegaConfBaseException as error:
-        raise UserError(_explain(error)) from error
+        raise UserError(explain(error)) from error
 
 
 def load(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
@@ -102,26 +101,12 @@ def load(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
     for text in overrides:
         key, sign, _ = text.partition("=")
         if not sign:
-            raise UserError(f"'{text}' is not of the form key=value")
+            raise UserError(unreadable(text))
         if key in groups():
             _choose(cfg, key, text.partition("=")[2])
             continue
         update(cfg, text)
     return cfg
-
-
-def choices(group: str) -> list[str]:
-    """The files of a group."""
-    return sorted({p.stem for root in _roots() for p in (root / group).glob("*.yaml")})
-
-
-def groups() -> list[str]:
-    """The groups of the tree."""
-    return sorted({p.name for root in _roots() for p in root.iterdir() if p.is_dir() and any(p.glob("*.yaml"))})
-
-
-def _roots() -> list[Path]:
-    return [conf_dir(), *(path for path in sweeps_dirs() if path.is_dir())]
 
 
 def first_point(words: Iterable[str]) -> list[str]:
@@ -152,7 +137,7 @@ def _parsed(words: Iterable[str]) -> list[Override]:
     try:
         parsed = OverridesParser.create().parse_overrides(list(words))
     except OverrideParseException as error:
-        raise UserError(f"'{error.override}' is not of the form key=value") from error
+        raise UserError(unreadable(error.override)) from error
     return [o for o in parsed if o.key_or_group.split(".")[0].split("/")[0] != "hydra"]
 
 
@@ -163,7 +148,7 @@ def _choose(cfg: DictConfig, group: str, choice: str) -> None:
     if group in FILES:
         raise UserError(f"{group}={choice}: a saved run is one point; start a new sweep instead")
     if choice not in choices(group):
-        raise UserError(_unknown_choice(group, choice))
+        raise UserError(unknown_choice(group, choice))
     path = conf_dir() / group / f"{choice}.yaml"
     file = OmegaConf.load(path)
     file.pop("defaults", None)
@@ -178,12 +163,15 @@ def _value(text: str) -> Any:
     try:
         return OverridesParser.create().parse_override(text).value()
     except OverrideParseException as error:
-        raise UserError(f"'{text}' is not of the form key=value") from error
+        raise UserError(unreadable(text)) from error
 
 
 def composed(overrides: list[str]) -> DictConfig:
     """The plain configuration, not yet held against schema and rules. Raises ``UserError`` as ``compose`` does."""
     register()
+    for override in _parsed(overrides):
+        if override.value() is None and not override.is_delete() and (group := override.key_or_group) in groups():
+            raise UserError(f"{group}=null: choose one of {', '.join(choices(group))}, or leave it away")
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -191,66 +179,3 @@ def composed(overrides: list[str]) -> DictConfig:
             return hydra_compose("config", overrides=overrides)
     finally:
         GlobalHydra.instance().hydra = before
-
-
-@contextmanager
-def explained() -> Iterator[None]:
-    """What Hydra says of overrides that do not compose, as a ``UserError`` of one line."""
-    try:
-        yield
-    except MissingConfigException as error:
-        group, _, value = (error.missing_cfg_file or "").rpartition("/")
-        line = _unknown_choice(group, value) if group else str(error).splitlines()[0]
-        raise UserError(line) from error
-    except OverrideParseException as error:
-        raise UserError(f"'{error.override}' is not of the form key=value") from error
-    except ConfigCompositionException as error:
-        raise UserError(_explain(error.__cause__ or error)) from error
-
-
-def _unknown_choice(group: str, value: str) -> str:
-    options = choices(group)
-    if group == "recipe" and value.startswith("scenes_"):  # what data=scenes brings is named by the task
-        return f"data=scenes has no recipe for task={value.removeprefix('scenes_')}: take task=det or task=seg"
-    return f"{group}={value}: there is no {group} '{value}'.{_near(value, options)} Choose from: {', '.join(options)}."
-
-
-def _explain(error: BaseException) -> str:
-    """One line for what OmegaConf or Hydra refused."""
-    text = str(error).splitlines()[0]
-    key = str(getattr(error, "full_key", None) or "")
-    if "Multiple values for" in text:
-        group = text.split("Multiple values for ")[1].split(".")[0]
-        return f"+{group}=…: {group} is chosen already; write {group}=… without the +"
-    if "not in" in text or "Could not override" in text or "is not in struct" in text:
-        if not key and "'" in text:
-            key = text.split("'")[1]
-        if key in groups():
-            return f"{key} is a group: choose one of its files, {key}={{{', '.join(choices(key))}}}"
-        known = list(_keys(OmegaConf.structured(schema.Run)))
-        parent, _, leaf = key.rpartition(".")
-        siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == parent]
-        if parent in known and not siblings:
-            hint = f" {parent} is a mapping; keys of your own go in with a +: +{parent}={{{leaf}: …}}"
-        elif parent in known:
-            hint = _near(leaf, siblings, 0.6) or f" {parent} has: {', '.join(siblings)}."
-        else:
-            hint = _near(key, groups(), 0.75) or _near(key, known, 0.6)
-        return f"{key}: there is no such setting.{hint}"
-    if "is not a ListConfig" in text:
-        return f"{key}: takes a list, e.g. {key}=[1,2]"
-    text = text.replace("Value '", "'", 1)
-    return f"{key}: {text}" if key else text
-
-
-def _keys(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
-    for key in cfg:
-        yield f"{prefix}{key}"
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none():
-            yield from _keys(node, f"{prefix}{key}.")
-
-
-def _near(word: str, options: list[str], cutoff: float = 0.5) -> str:
-    hit = difflib.get_close_matches(word, options, n=1, cutoff=cutoff)
-    return f" Did you mean '{hit[0]}'?" if hit else ""

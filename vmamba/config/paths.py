@@ -1,4 +1,4 @@
-"""Where ``conf/`` and ``sweeps/`` lie: beside the package in a checkout, inside it in a wheel."""
+"""Where ``conf/`` and ``sweeps/`` lie (beside the package in a checkout, inside it in a wheel), and what is in them."""
 
 from pathlib import Path
 
@@ -21,3 +21,17 @@ def sweeps_dirs() -> list[Path]:
     above = [path / "sweeps" for path in (here, *here.parents)]
     near = [path for path in above if (path / "ablation").is_dir() or (path / "sweep").is_dir()][:1]
     return list(dict.fromkeys([*near, _find("sweeps")]))
+
+
+def choices(group: str) -> list[str]:
+    """The files of a group."""
+    return sorted({p.stem for root in _roots() for p in (root / group).glob("*.yaml")})
+
+
+def groups() -> list[str]:
+    """The groups of the tree."""
+    return sorted({p.name for root in _roots() for p in root.iterdir() if p.is_dir() and any(p.glob("*.yaml"))})
+
+
+def _roots() -> list[Path]:
+    return [conf_dir(), *(path for path in sweeps_dirs() if path.is_dir())]

@@ -89,6 +89,8 @@ def _model_data(run: Run) -> Iterator[str]:
 def _run(run: Run) -> Iterator[str]:
     if not run.name or "/" in run.name or not run.outputs:
         yield f"outputs={run.outputs} name={run.name}: runs lie in outputs/name-TIME; give both, and no / in name"
+    if run.outputs.startswith("~"):
+        yield f"outputs={run.outputs}: give the path in full, e.g. outputs=$HOME{run.outputs[1:]}"
     if run.mode == "eval" and not run.ckpt:
         yield "mode=eval needs weights: add ckpt=/path/to/file.pth (or .safetensors, or a run folder)"
     if run.compile and run.compile_mode != "default" and run.recipe.accumulate > 1:

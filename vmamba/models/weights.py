@@ -46,8 +46,8 @@ def checkpoint_filter_fn(state_dict: Mapping, model: nn.Module) -> dict[str, Ten
     head, mine = weights.get("classifier.head.weight"), own.get("classifier.head.weight")
     if head is not None and mine is not None and head.shape[0] != mine.shape[0]:
         log.warning(
-            "the checkpoint's classifier has %d classes and this model %d: build the model with num_classes=%d, "
-            "or drop the checkpoint's classifier.head and train a new one",
+            "the checkpoint's classifier has %d classes and this model %d: it does not fit; num_classes=%d would, "
+            "else leave classifier.head out and train a new one",
             *(head.shape[0], mine.shape[0], head.shape[0]),
         )
     return weights
