@@ -15,7 +15,8 @@ from vmamba.bench.speed_history import MODEL, build, steps
 
 
 @pytest.mark.parametrize(
-    ("what", "least"), [("ops", 4), ("speed_history", 17), ("host", 7), ("cold", 3), ("parity", 6)]
+    ("what", "least"),
+    [("ops", 4), ("speed_history", 17), ("host", 7), pytest.param("cold", 3, marks=pytest.mark.slow), ("parity", 6)],
 )
 def test_small_form(what, least, tmp_path, capsys):
     assert main([what, "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
