@@ -12,13 +12,13 @@ import pytest
 from vmamba.config import rules
 from vmamba.config.compose import compose, composed
 from vmamba.config.errors import UserError
-from vmamba.launch import pool, queue, slurm, snapshot, turns
+from vmamba.launch import local, pool, queue, slurm, snapshot, turns
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import freeze
 from vmamba.launch.points import points
 from vmamba.launch.settings import changed, plain
 from vmamba.launch.slurm_job import join
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.folder import LOST, RunFolder
 
 LAUNCHER = plain(compose()[0].launcher)
 
@@ -225,6 +225,38 @@ def test_a_sweep_whose_process_is_gone_says_so(tmp_path):
         line = {"point": number, "attempt": 1, "launcher": "subprocess", "job": f"{ended.pid}.{number}"}
         sweep.submitted([line | {"overrides": [], "folder": str(number), "log": f"logs/{number}.log"}])
     assert [point.state for point in points(tmp_path)] == ["killed", "killed", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("error", "pid", "pool_there", "state"),
+    [
+        (LOST, 4194399, True, "running"),  # the feeder was faster than the pool
+        ("interrupted", os.getpid(), True, "running"),  # saved, and delivering its last records
+        ("interrupted", 4194399, True, "killed"),
+        (LOST, 4194399, False, "killed"),
+    ],
+)
+def test_a_point_on_its_way_back_to_the_queue_has_not_ended(error, pid, pool_there, state, tmp_path, monkeypatch):
+    run = RunFolder(tmp_path / "0").create()
+    run.status.write_text(json.dumps({"state": "killed", "error": error, "pid": pid}))
+    line = {"point": 0, "attempt": 1, "launcher": "subprocess", "job": "1.0", "overrides": [], "folder": "0"}
+    SweepFolder(tmp_path).submitted([line | {"log": "logs/0.log"}])
+    monkeypatch.setattr(pool, "alive", lambda job: pool_there)
+    assert points(tmp_path)[0].state == state
+
+
+def test_ctrl_c_while_the_engine_does_not_listen_is_no_fault_of_the_point(tmp_path, monkeypatch):
+    def interrupted(*_):
+        run.write_status("failed", error="KeyboardInterrupt: ")
+        raise KeyboardInterrupt
+
+    run = RunFolder(tmp_path / "0").create()
+    run.overrides.write_text("[]")
+    monkeypatch.setattr("vmamba.job.start", interrupted)
+    monkeypatch.setattr(local, "load", lambda path: None)
+    with pytest.raises(SystemExit) as left:
+        local.run(SweepFolder(tmp_path), [{"point": 0, "overrides": [], "folder": "0"}])
+    assert left.value.code == 130 and run.read_status()["state"] == "killed"
 
 
 def test_a_signal_while_the_job_starts_is_kept_for_the_loop():

@@ -1,5 +1,6 @@
 """``launcher=subprocess``: which point gets which GPUs, with a stand-in for the process of a point."""
 
+import json
 import sys
 
 import pytest
@@ -9,7 +10,7 @@ from vmamba.config.compose import compose
 from vmamba.launch import pool
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.settings import plain
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.folder import LOST, RunFolder
 
 LAUNCHER = plain(compose(["launcher=subprocess"])[0].launcher)
 POINT = """#!/bin/sh
@@ -62,11 +63,13 @@ def test_every_point_has_gpus_of_its_own(tmp_path, monkeypatch, visible, count, 
     assert all("vmamba.launch.worker" in line and int(line.split()[1]) >= 1 for line in given)
 
 
-def test_a_killed_point_comes_back_though_its_feeder_has_noted_the_end(tmp_path, monkeypatch):
+@pytest.mark.parametrize("end", ["kill -9 $$", "exit 1"])  # of a process alone, and of torchrun one of whose was killed
+def test_a_killed_point_comes_back_though_its_feeder_has_noted_the_end(end, tmp_path, monkeypatch):
+    noted = json.dumps({"state": "killed", "error": LOST})
     python = tmp_path / "python"
     python.write_text(
         '#!/bin/sh\nfor folder; do :; done\nif [ ! -e "$folder/once" ]; then\n  touch "$folder/once"\n'
-        '  echo \'{"state": "killed", "error": "no word"}\' >"$folder/status.json"\n  kill -9 $$\nfi\n'
+        f"  echo '{noted}' >$folder/status.json\n  {end}\nfi\n"
         'echo \'{"state": "finished"}\' >"$folder/status.json"\n'
     )
     python.chmod(0o755)

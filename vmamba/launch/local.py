@@ -41,6 +41,9 @@ def run(sweep: SweepFolder, lines: list[dict]) -> dict[int, float | None]:
             if isinstance(left.code, int) and left.code >= 128:
                 raise
             found[line["point"]] = None
+        except KeyboardInterrupt:  # while the engine does not listen for it
+            folder.write_status("killed", error="interrupted")
+            raise SystemExit(130) from None
         except Exception as failure:
             log.exception("point %d failed", line["point"])
             if folder.read_status().get("state") != "failed":

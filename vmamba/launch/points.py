@@ -11,10 +11,8 @@ from pathlib import Path
 from vmamba.launch import pool, queue
 from vmamba.launch.folder import SweepFolder
 from vmamba.tracking.atomic import read_json
-from vmamba.tracking.folder import ENDED, RunFolder
+from vmamba.tracking.folder import ENDED, LOST, RunFolder
 from vmamba.tracking.series import best
-
-LOST = "its process is gone without a word (SIGKILL, or out of memory)"
 
 
 @dataclass(frozen=True)
@@ -96,6 +94,9 @@ def _state(line: dict, status: dict, jobs: dict[str, queue.Job]) -> tuple[str, s
         job = jobs.get(line["job"])
         return (said, status.get("error", "")) if job is None else job.judge(said, status.get("error", ""))
     here = line.get("host", socket.gethostname()) == socket.gethostname()
+    between = said == "killed" and (status.get("error") == LOST or _alive(status.get("pid")))
+    if here and between and pool.alive(line["job"]):
+        return "running", ""  # whoever hands out the points is about to put it back in the queue, or to end it for good
     if said == "killed" or not here or pool.alive(line["job"]):
         return said, status.get("error", "") if said == "killed" else ""
     if said == "running" and _alive(status.get("pid")):

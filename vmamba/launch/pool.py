@@ -19,7 +19,7 @@ from vmamba.config import rules
 from vmamba.config.errors import UserError
 from vmamba.launch import report, snapshot, turns
 from vmamba.launch.folder import SweepFolder
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.folder import LOST, RunFolder
 
 log = logging.getLogger("vmamba.pool")
 POLL = 0.2
@@ -135,19 +135,18 @@ class Pool:
         status = folder.read_status()
         state = status.get("state")
         again = state == "queued" and status.get("preempted", 0) > self.turns[line["point"]]
-        # after a SIGKILL the feeder may have noted the end before it is seen here
-        unsaid = state in ("running", "queued") or (state == "killed" and child.returncode < 0)
-        if unsaid and not again:
-            again = self._died(folder, child.returncode)
+        lost = state == "killed" and status.get("error") == LOST  # a SIGKILL that the feeder was the first to see
+        if (lost or state in ("running", "queued")) and not again:
+            again = self._died(folder, child.returncode, lost)
         log.info(
             "point %d ended with %d%s", line["point"], child.returncode, ", goes back to the queue" if again else ""
         )
         if again:
             self.waiting.append(line)
 
-    def _died(self, folder: RunFolder, code: int) -> bool:
+    def _died(self, folder: RunFolder, code: int, lost: bool) -> bool:
         """A process that left no word: killed by a signal it may run again; whatever else is its own fault."""
-        if code < 0:
+        if lost or code < 0:
             return turns.interrupted(folder, self.launcher["requeues"])
         folder.write_status("failed", error=f"the process ended with code {code} and no word")
         return False

@@ -16,11 +16,10 @@ from typing import Any
 
 from vmamba.tracking import curves
 from vmamba.tracking.atomic import read_json, write_json
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.folder import LOST, RunFolder
 
 log = logging.getLogger("vmamba")
 OVER = b"over\n"
-LOST = "the process ended without a word (SIGKILL, or out of memory)"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from vmamba.config.errors import UserError
 from vmamba.tracking.atomic import no_space, plain, read_json, replacing, write_json, write_text
 
 ENDED = ("finished", "failed", "killed")
+LOST = "the process ended without a word (SIGKILL, or out of memory)"
 STATES = ("queued", "running", *ENDED)
 KEPT = ("uid", "created", "preempted", "stuck", "at", "attempt")  # entries of status.json that stay whatever happens
 SYNC_SECONDS = 5.0
