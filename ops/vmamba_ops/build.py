@@ -11,17 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 from . import nvrtc
 
-if TYPE_CHECKING:
-    from .selective_scan.plan import Plan
-    from .ss2d.plan import Plan as FusedPlan
-
 _DTYPES = ("float32", "float16", "bfloat16")
 _NROWS = (0, 1, 2, 4)
+_BATCHES, _PROCESSORS = (1, 128), 132  # small and large: the convolution's rows are cut for one and not for the other
 
 
 def _list(kind: Callable[[str], object], choices: tuple | range | None = None) -> Callable[[str], list]:
@@ -64,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", type=_list(str, _DTYPES), default=list(_DTYPES), help="of the input (all three)")
     parser.add_argument("--nrow", type=_list(int, _NROWS), default=[0], help="1,2,4, or 0 for the fastest (0)")
     parser.add_argument("--no-softplus", action="store_true", help="the scan without softplus")
-    maps = "also the fused SS2D for maps of H x W, D channels and dt rank R (56x56x96x6,28x28x192x12)"
+    maps = "also the fused SS2D and its neighbours for maps of H x W, D channels, dt rank R (56x56x96x6,28x28x192x12)"
     parser.add_argument("--fused", type=_list(_map), default=[], metavar="HxWxDxR", help=maps)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
     return parser
@@ -78,11 +75,21 @@ def lengths(side: int) -> list[int]:
     return [side * side for side in sides]
 
 
-def kernels(options: argparse.Namespace) -> Iterator["Plan"]:
-    """Every kernel that the scan may launch for what was asked, each once."""
-    from .selective_scan.plan import SLICE, plan  # here: it imports torch, and --help need not
+@dataclass(frozen=True)
+class Work:
+    """A kernel to compile: ``nvrtc.compile``'s arguments but for the architecture, its entry, and what to call it."""
 
-    seen = set()
+    source: str
+    file: str
+    macros: tuple[tuple[str, int], ...]
+    entry: str
+    text: str
+
+
+def scans(options: argparse.Namespace) -> Iterator[Work]:
+    """Every kernel that the selective scan may launch for what was asked."""
+    from .selective_scan.plan import SLICE, plan, source  # here: it imports torch, and --help need not
+
     asked = options.length or [length for side in options.image for length in lengths(side)]
     ways = product(("forward", "backward"), asked, options.d_state, options.dtype, options.nrow, (True, False))
     for direction, length, states, dtype, nrow, aligned in ways:
@@ -90,64 +97,56 @@ def kernels(options: argparse.Namespace) -> Iterator["Plan"]:
         for out in ("float32",) if sliced and direction == "forward" else dict.fromkeys((dtype, "float32")):
             softplus = not options.no_softplus
             one = plan(direction, length, min(states, SLICE), dtype, out, softplus, nrow, aligned, sliced)
-            if one not in seen:
-                seen.add(one)
-                yield one
+            said = f"scan {direction} {dtype} -> {out}, {one.lanes} lanes x {one.items}, nrow {one.nrow}"
+            flags = (flag for flag in ("one", "vec", "whole", "sliced") if getattr(one, flag))
+            yield Work(source(direction), "scan", (*one.macros().items(),), one.entry, ", ".join([said, *flags]))
 
 
-def fused_kernels(options: argparse.Namespace) -> Iterator[tuple[str, "FusedPlan"]]:
-    """Every kernel of the fused SS2D that was asked for, each once: its name and plan."""
-    from .ss2d.plan import plan
+def fused(options: argparse.Namespace) -> Iterator[Work]:
+    """Every kernel around the fused SS2D of the maps that were asked for: its own, the convolution's, the sums'."""
+    from . import partials
+    from .dwconv import plan as convolution
+    from .ss2d.plan import plan, source
 
-    seen = set()
-    for (height, width, dim, rank), dtype, way in product(options.fused, options.dtype, ("forward", "backward")):
+    ways = product(options.fused, options.dtype, ("forward", "backward"))
+    for (height, width, dim, rank), dtype, way in ways:
         one = plan(way, dtype, rank + rank % 2, height, width, dim)
-        if one not in seen:
-            seen.add(one)
-            yield from ((name, one) for name in one.kernels)
+        for name in one.kernels:
+            said = f"ss2d {name if name == way else f'{name} of {way}'} {dtype}, rank {one.rank}, {one.warps} warps"
+            yield Work(source(name), "ss2d", (*one.macros().items(),), f"ss2d_{name}", said)
+        for images, bias in product(_BATCHES, (False, True)):
+            cut = convolution.plan(way, dtype, images, height, width, dim, _PROCESSORS)
+            macros = cut.macros(bias)
+            said = ", ".join([f"dwconv {way} {dtype}", *(flag.lower() for flag in ("BIAS", "MASK") if macros[flag])])
+            yield Work(convolution.source(way), "dwconv", (*macros.items(),), f"dwconv_{way}", said)
+    if options.fused:
+        yield Work(partials.source(), "partials", (*partials.MACROS.items(),), "partials", "partials")
 
 
-def _describe(plan: "Plan") -> str:
-    text = f"{plan.direction} {plan.dtype} -> {plan.out}, {plan.lanes} lanes x {plan.items}, nrow {plan.nrow}"
-    flags = ("one", "vec", "whole", "sliced")
-    return ", ".join([text, *(flag for flag in flags if getattr(plan, flag))])
+def build(options: argparse.Namespace) -> int:
+    """Compile and print; the exit code."""
+
+    def compile(work: tuple[str, Work]) -> tuple[str, Work, nvrtc.Binary]:
+        arch, kernel = work
+        return arch, kernel, nvrtc.compile(kernel.source, kernel.file, dict(kernel.macros), arch)
+
+    kernels = {(kernel.file, kernel.entry, kernel.macros): kernel for kernel in (*scans(options), *fused(options))}
+    start, total, new = time.perf_counter(), 0, 0
+    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
+        for arch, kernel, binary in pool.map(compile, product(options.arch, kernels.values())):
+            usage = next((usage for usage in binary.usage if usage.name == kernel.entry), None)
+            total, new = total + 1, new + (not binary.cached)
+            print(f"{arch}  {_usage(usage)}  {kernel.text}", flush=True)
+    seconds = time.perf_counter() - start
+    print(f"{total} kernels, {new} compiled now in {seconds:.1f} s with NVRTC {nvrtc.version()}; "
+          f"in {nvrtc.cache_folder()}")  # fmt: skip
+    return 0
 
 
 def _usage(usage: nvrtc.Usage | None) -> str:
     if usage is None:
         return "the assembler did not report"
     return f"{usage.registers:3d} registers  {usage.stack:4d} B stack  {usage.spills:4d} B spilled"
-
-
-def build(options: argparse.Namespace) -> int:
-    """Compile and print; the exit code."""
-    from .selective_scan.plan import source
-    from .ss2d.plan import source as fused_source
-
-    def compile_fused(work: tuple[str, tuple[str, "FusedPlan"]]) -> tuple[str, str, "FusedPlan", nvrtc.Binary]:
-        arch, (name, plan) = work
-        return arch, name, plan, nvrtc.compile(fused_source(name), "ss2d", plan.macros(), arch)
-
-    def compile(work: tuple[str, "Plan"]) -> tuple[str, "Plan", nvrtc.Binary]:
-        arch, plan = work
-        return arch, plan, nvrtc.compile(source(plan.direction), "scan", plan.macros(), arch)
-
-    start, total, fresh = time.perf_counter(), 0, 0
-    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        for arch, plan, binary in pool.map(compile, product(options.arch, list(kernels(options)))):
-            usage = next((usage for usage in binary.usage if usage.name == plan.entry), None)
-            total, fresh = total + 1, fresh + (not binary.cached)
-            print(f"{arch}  {_usage(usage)}  {_describe(plan)}", flush=True)
-        for arch, name, plan, binary in pool.map(compile_fused, product(options.arch, list(fused_kernels(options)))):
-            (usage,) = binary.usage
-            total, fresh = total + 1, fresh + (not binary.cached)
-            print(f"{arch}  {usage.registers:3d} registers  {usage.stack:4d} B stack  {usage.spills:4d} B spilled  "
-                  f"ss2d {name if name == plan.direction else f'{name} of {plan.direction}'} {plan.dtype}, "
-                  f"rank {plan.rank}, {plan.warps} warps", flush=True)  # fmt: skip
-    seconds = time.perf_counter() - start
-    print(f"{total} kernels, {fresh} compiled now in {seconds:.1f} s with NVRTC {nvrtc.version()}; "
-          f"in {nvrtc.cache_folder()}")  # fmt: skip
-    return 0
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -123,8 +123,11 @@ def test_ahead_of_time(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VMAMBA_OPS_CACHE", str(tmp_path))
     arguments = ["--arch", "sm_90", "--length", "49", "--dtype", "float16", "--fused", "7x7x96x6,20x20x96x6"]
     assert build.main(arguments) == 0
-    lines = [line for line in capsys.readouterr().out.splitlines() if "ss2d" in line]
-    assert len(lines) == 6 and sum("ends of" in line for line in lines) == 2, "the larger map may be in segments"
+    lines = capsys.readouterr().out.splitlines()
+    own = [line for line in lines if "ss2d" in line]
+    assert len(own) == 6 and sum("ends of" in line for line in own) == 2, "the larger map may be in segments"
+    assert sum("dwconv" in line for line in lines) == 8 and sum("mask" in line for line in lines) == 4
+    assert "partials" in lines[-2] and "19 kernels, 19 compiled now" in lines[-1]
 
 
 def test_fake_kernels_and_flops():
