@@ -1,5 +1,6 @@
 """Whether images and class maps are what the configuration says; one line if not."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from vmamba.config.errors import UserError
 from vmamba_tasks.dense import layout
 from vmamba_tasks.segmentation.config import IGNORED, IMAGES, names, num_classes
 
+log = logging.getLogger("vmamba")
 ADE20K = 150  # classes
 
 
@@ -40,6 +42,11 @@ def _check_names(cfg) -> None:
         raise UserError(
             f"{whose} has {named} classes, while the maps are said to have {num_classes(cfg)}: set data.classes=[…] to "
             "their names and data.num_classes to their number"
+        )
+    if cfg.data.classes and cfg.data.reduce_zero_label:
+        log.info(
+            "data.reduce_zero_label=true: 0 in the class maps stands for none, 1 for %s; false if 0 is the first class",
+            cfg.data.classes[0],
         )
 
 
