@@ -108,6 +108,20 @@ def test_a_resume_that_waits_leaves_the_sweep_to_others(tmp_path, monkeypatch):
     assert seen == [False]
 
 
+def test_ctrl_c_before_anything_is_submitted_leaves_nothing(tmp_path, monkeypatch, capsys):
+    def pressed(self, first):
+        assert sweep.run({"folder": first}).config.is_file()
+        raise KeyboardInterrupt
+
+    run, cfg = compose([*TINY, "launcher=subprocess", "launcher.snapshot=false"])
+    sweep = SweepFolder(tmp_path / "run")
+    monkeypatch.setattr(submit.Store, "make", pressed)
+    with pytest.raises(SystemExit) as left:
+        submit.single(cfg, run, sweep.path, [])
+    assert left.value.code == 130 and "nothing was started" in capsys.readouterr().err
+    assert not sweep.path.exists()
+
+
 def test_a_single_run_goes_elsewhere_too(tmp_path):
     done = python(tmp_path, "vmamba.run", *TINY, "launcher=subprocess")
     assert done.returncode == 0, done.stdout + done.stderr

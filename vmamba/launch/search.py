@@ -20,7 +20,8 @@ from vmamba.launch.points import Point, points
 from vmamba.launch.settings import plain
 from vmamba.launch.space import Space, make
 from vmamba.launch.study import Study, Tried, needed
-from vmamba.launch.submit import composed_by, forget, launch
+from vmamba.launch.submit import composed_by, launch
+from vmamba.launch.withdraw import forget
 from vmamba.tracking.folder import ENDED, RunFolder
 
 log = logging.getLogger("vmamba")

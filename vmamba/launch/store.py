@@ -29,6 +29,7 @@ class Store:
             log.warning("MLflow: %s; the runs deliver when they can", said.strip() or "the store was not made")
 
     def close(self) -> None:
-        """Ends a process that nothing was asked of."""
+        """Ends a process that nothing was asked of, or whose answer nobody waits for any more."""
         if self.process is not None and self.process.poll() is None:
-            self.process.communicate("\n")
+            self.process.terminate()
+            self.process.wait()

@@ -6,7 +6,6 @@ the code, and only then let the first job start. What goes wrong before that lea
 
 import logging
 import os
-import shutil
 import sys
 import time
 import uuid
@@ -25,7 +24,7 @@ from vmamba.launch.folder import SweepFolder
 from vmamba.launch.freeze import Frozen, freeze
 from vmamba.launch.points import points
 from vmamba.launch.store import Store
-from vmamba.tracking.folder import RunFolder
+from vmamba.launch.withdraw import forget, interrupted
 
 log = logging.getLogger("vmamba")
 
@@ -45,6 +44,8 @@ def from_hydra(loader, config: DictConfig, words: list[list[str]], first: int) -
         forget(sweep)
         print(f"vmamba: {mistake}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        interrupted(sweep)
     if learns:
         return [_returned(point, values.get(number)) for number, point in enumerate(words, first)]
     if any(row.broken for row in points(sweep.path)):
@@ -56,7 +57,10 @@ def single(cfg: DictConfig, run: Run, path: Path, words: list[str]) -> None:
     """One run that ``launcher=`` sends elsewhere: a sweep of one point, in its own run folder."""
     sweep = SweepFolder(path)
     plain = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    launch(sweep, [Frozen(0, words, words, run, plain)], alone=True)
+    try:
+        launch(sweep, [Frozen(0, words, words, run, plain)], alone=True)
+    except KeyboardInterrupt:
+        interrupted(sweep)
     if any(row.broken for row in points(sweep.path)):
         sys.exit(1)
 
@@ -207,26 +211,6 @@ def _here(sweep: SweepFolder, lines: list[dict], tables: bool) -> dict:
         table.show(points(sweep.path), sweep.path)
         report.say(sweep)
     return values
-
-
-def forget(sweep: SweepFolder) -> None:
-    """Removes what a refused submission has written: the points that nothing has run in, and the folder if it is then
-    empty of anything else."""
-    if sweep.jobs.is_file() or not sweep.path.is_dir():
-        return
-    for folder in (sweep.path, *(path for path in sweep.path.iterdir() if path.name.isdigit())):
-        run = RunFolder(folder)
-        if run.read_status().get("state") == "queued" and "started" not in run.read_status():
-            for path in (run.config, run.overrides, run.status):
-                path.unlink(missing_ok=True)
-            if folder != sweep.path and not any(folder.iterdir()):
-                folder.rmdir()
-    for folder in (sweep.code, sweep.slurm):
-        shutil.rmtree(folder, ignore_errors=True)
-    for path in (sweep.info, sweep.pool_log, sweep.search, sweep.study, sweep.locked):
-        path.unlink(missing_ok=True)
-    if {path.name for path in sweep.path.iterdir()} <= {"multirun.yaml", "run.log"}:
-        shutil.rmtree(sweep.path)
 
 
 def composed_by(loader, config: DictConfig, words: list[str]) -> DictConfig:
