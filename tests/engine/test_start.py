@@ -65,3 +65,12 @@ def test_a_start_that_does_not_fit_is_one_line(tmp_path, ckpt, message):
     with pytest.raises(UserError, match=message) as caught:
         train(cfg, tmp_path / "run")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_are_read_from_a_file_and_from_a_run_folder_by_its_path(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"model": {"a": torch.ones(2)}}, tmp_path / "checkpoints" / "best.pt")
+    for path in (str(tmp_path), tmp_path / "checkpoints" / "best.pt"):
+        assert torch.equal(weights.load(path).state["a"], torch.ones(2))
+    with pytest.raises(UserError, match=r"none.pth: no such file or run folder"):
+        weights.load(tmp_path / "none.pth")

@@ -45,12 +45,13 @@ class Found:
     written_by: str = ""
 
 
-def load(path: Path) -> Found:
-    """The weights in a file, the averaged ones where there are any.
+def load(path: str | Path) -> Found:
+    """The weights in a file (or the best ones of a run folder), the averaged ones where there are any.
 
     Takes .safetensors, what torch.load opens with weights-only, and mmengine's checkpoints: a bare state dict, or one
     under the keys in use (``ema``, ``model_ema``, ``model``, ``state_dict``, ...). Raises UserError for anything else.
     """
+    path = find(str(path), "path")
     if path.suffix == ".safetensors":
         return Found(_safetensors(path), "model")
     content = _read(path)
