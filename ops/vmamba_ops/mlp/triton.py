@@ -133,8 +133,8 @@ class _Eager(torch.autograd.Function):
     """The same for plain eager calls, without the dispatcher."""
 
     @staticmethod
-    def forward(ctx, y, w1, b1, w2, b2, save):
-        out, hidden = _forward(y, w1, b1, w2, b2, save)
+    def forward(ctx, y, w1, b1, w2, b2):
+        out, hidden = _forward(y, w1, b1, w2, b2, True)
         ctx.save_for_backward(hidden, y, w1, w2)
         return out
 
@@ -142,7 +142,7 @@ class _Eager(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, dout):
         hidden, y, *weights = ctx.saved_tensors
-        return (*_backward(dout.to(y.dtype).contiguous(), hidden, y, *weights), None)
+        return _backward(dout.to(y.dtype).contiguous(), hidden, y, *weights)
 
 
 torch.library.impl("vmamba_ops::add_norm_mlp", "CUDA", _add_norm_mlp)
@@ -161,7 +161,9 @@ def mlp(x: Tensor, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, kind: torch.d
     """As the public function, computed in ``kind``."""
     tensors = (x.to(kind).contiguous(), *_own(kind, w1, b1, w2, b2))
     if plain(*tensors):
-        return _Eager.apply(*tensors, torch.is_grad_enabled())
+        if not torch.is_grad_enabled():  # autograd's part of a call costs more than its kernel on small maps
+            return _forward(*tensors, False)[0]
+        return _Eager.apply(*tensors)
     return torch.ops.vmamba_ops.mlp(*tensors, torch.is_grad_enabled())[0]
 
 
