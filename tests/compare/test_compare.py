@@ -11,6 +11,7 @@ from vmamba.compare import groups
 from vmamba.compare.__main__ import main
 from vmamba.compare.points import collect
 from vmamba.compare.store_runs import compare_link
+from vmamba.tracking.folder import MetricsWriter
 from vmamba.tracking.series import POINTS, evaluations
 
 
@@ -127,6 +128,9 @@ def test_the_report_is_three_files_that_need_no_network(sweep, capsys):
 def test_another_metric_and_the_ones_there_are(sweep, capsys):
     assert main([str(sweep), "--metric", "val/loss"]) == 0
     assert "| 1 | 3 | 1.00 ± 0.00 |" in capsys.readouterr().out
+    result = json.loads((sweep / "0" / "result.json").read_text())
+    result["final"]["val/acc5"] = "nan"
+    (sweep / "0" / "result.json").write_text(json.dumps(result))
     assert main([str(sweep), "--metric", "val/acc5"]) == 2
     assert capsys.readouterr().err.strip().endswith("choose from: val/acc1, val/loss")
 
@@ -176,6 +180,12 @@ def test_the_curve_of_a_long_run_is_thinned_and_keeps_its_end(tmp_path):
     curve = evaluations(tmp_path / "a" / "metrics.jsonl", "val/acc1")
     assert len(curve) == POINTS and curve[0][0] == 5 and curve[-1] == (5000, 90.0)
     assert evaluations(tmp_path / "nowhere", "val/acc1") == []
+
+
+def test_a_curve_of_any_name_is_found(tmp_path):
+    with MetricsWriter(tmp_path / "metrics.jsonl") as writer:
+        writer.log(1, 0.1, {'val/"µ" [%]': 3.0})
+    assert evaluations(tmp_path / "metrics.jsonl", 'val/"µ" [%]') == [(1, 3.0)]
 
 
 def test_the_link_names_exactly_the_delivered_runs(sweep):

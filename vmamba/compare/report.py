@@ -52,7 +52,8 @@ def write(
     """
     name = metric or groups.metric_of(points)
     if metric and all(point.score(metric) is None for point in points):
-        known = dict.fromkeys(key for point in points for key in point.result.get("final", {}))
+        named = dict.fromkeys(key for point in points for key in point.result.get("final", {}))
+        known = [key for key in named if any(point.score(key) is not None for point in points)]
         raise UserError(f"--metric {metric}: no run has it; choose from: {', '.join(known) or 'none yet'}")
     keys = groups.axes(points)
     higher = next((point for point in points if point.metric == name), points[0]).higher_is_better(name)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 
 import yaml
 
@@ -24,6 +25,8 @@ def run(sweep: SweepFolder, lines: list[dict]) -> dict[int, float | None]:
     """
     from vmamba.job import start
 
+    if not logging.getLogger().handlers:  # vmamba.sweep resume
+        logging.basicConfig(level=logging.INFO, stream=sys.stdout)
     for handler in logging.getLogger().handlers:
         handler.setFormatter(FORMAT)  # of a sweep Hydra sets up its own, with its name in each line
     found = {}

@@ -1,5 +1,6 @@
 """Curves out of ``metrics.jsonl``, without parsing lines that are not drawn: a thousand long runs take seconds."""
 
+import json
 import math
 from pathlib import Path
 
@@ -11,7 +12,7 @@ POINTS = 200  # of a curve; more are not seen
 def evaluations(path: Path, metric: str) -> list[tuple[int, float]]:
     """(step, value) of every record that has ``metric``, thinned to ``POINTS``; empty without the file."""
     data = _bytes(path)
-    key = f'"{metric}"'.encode()
+    key = json.dumps(metric).encode()  # as it stands in the file
     lines, at = [], data.find(key)
     while at >= 0:
         start, end = data.rfind(b"\n", 0, at) + 1, data.find(b"\n", at)
