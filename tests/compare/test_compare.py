@@ -75,6 +75,16 @@ def test_a_row_of_many_values_is_called_by_its_run(tmp_path):
     assert [row.label for row in rows] == ["run-0", "run-1"]
 
 
+def test_a_row_of_a_sweep_of_many_axes_is_called_by_what_it_was_asked_for(tmp_path):
+    for number in range(6):
+        write_run(tmp_path / "s" / str(number), {f"model.k{number}": number + 1}, 1.0 + number)
+    points, _ = collect([tmp_path / "s"])
+    for point in points:
+        point.name = point.folder.path.name  # as in a sweep's report
+    rows = groups.group(points, groups.axes(points), "val/acc1")
+    assert [row.label for row in rows[:2]] == ["k0=1", "k1=2"]
+
+
 def test_runs_of_other_tasks_keep_their_own_metric(tmp_path, capsys):
     for number, task in enumerate(["seg", "cls", "cls"]):
         write_run(tmp_path / "s" / str(number), {"task.name": task, "seed": number}, 80.0 + number)

@@ -47,14 +47,18 @@ class Group:
     @property
     def named(self) -> bool:
         """Whether it goes by the name of its only run, which differs from others in nothing, or in too many things."""
-        return not self.values or (len(self.values) > LABELLED and len(self.points) == 1)
+        one = len(self.points) == 1 and not self.points[0].name.isdigit()  # a sweep's have but numbers
+        return not self.values or (one and len(self.values) > LABELLED)
 
     @property
     def label(self) -> str:
-        """Its values, "norm=ln, d_state=4", or its name."""
+        """Its values, "norm=ln, d_state=4", of many those that were asked for; or its name."""
         if self.named:
             return self.points[0].name
-        told = list(zip(heads(self.values), self.values.values(), strict=True))
+        names = dict(zip(self.values, heads(self.values), strict=True))
+        asked = [key for key in names if key in self.points[0].asked]
+        keys = asked if asked and len(names) > LABELLED else names
+        told = [(names[key], self.values[key]) for key in keys]
         text = ", ".join(f"{name}={value}" for name, value in told[:LABELLED])
         return text + ", …" * (len(told) > LABELLED)
 
