@@ -147,6 +147,10 @@ def other(task: str, text: str, root: Path, tmp_path: Path) -> list[str]:
 def test_another_segmentor_with_our_backbone(ade, tmp_path):
     result = run(other("seg", DEEPLAB, ade, tmp_path), tmp_path / "r")
     assert result["steps"] == 2 and result["final"]["train/loss"] > 0 and METRICS["seg"] <= result["final"].keys()
+    written = json.loads((tmp_path / "r" / "manifest.json").read_text())["model_config"]
+    assert (
+        written["decode_head"]["type"] == "DepthwiseSeparableASPPHead" and written["decode_head"]["in_channels"] == 32
+    )
 
 
 def test_a_detector_of_boxes_alone_by_the_operator_that_a_gpu_calls(coco, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """The task of detection and segmentation: an OpenMMLab model, data set and metric in this project's engine."""
 
 import hashlib
+import json
 import logging
 from abc import ABC, abstractmethod
 from functools import cached_property
@@ -164,6 +165,8 @@ class Dense(ABC):
             cfg = self.cfg
             fields = network_fields(cfg.model, cfg.forward_type, cfg.norm, cfg.scan)
             facts["op_backend"] = backend_here(fields, self.env.device.type)
+        if self.cfg.task.base is not None:  # the file may change, or go
+            facts["model_config"] = json.loads(json.dumps(self.config, default=str))
         return facts | {"mmcv_ops": "compiled" if _compiled() else "torchvision"}
 
     def _find_data(self) -> None:
