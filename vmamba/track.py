@@ -17,7 +17,7 @@ from vmamba.tracking.atomic import read_json
 from vmamba.tracking.describe import config_of
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.mlflow_view import View
-from vmamba.tracking.refusals import NotDelivered, one_line
+from vmamba.tracking.refusals import Held, NotDelivered, one_line
 from vmamba.tracking.store import absolute, locked, sqlite_path, uri_of
 
 
@@ -67,10 +67,8 @@ def _sync_one(folder: RunFolder, given: str | None) -> str:
             view = View(folder, uri).open()
             sent = view.close()
             feeder.note(folder, True, f"MLflow: {view.where()}")
-    except NotDelivered as error:
-        if "is held by" in str(error):
-            return f"{folder.name}: its own feeder is delivering it right now; nothing to do"
-        raise
+    except Held:
+        return f"{folder.name}: its own feeder is delivering it right now; nothing to do"
     except OSError as error:
         raise NotDelivered(f"{folder.path}: {one_line(error)}") from error
     return f"{folder.name}: {sent} new values; {view.where()}"

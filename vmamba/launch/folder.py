@@ -10,7 +10,8 @@ from pathlib import Path
 from vmamba.config.errors import UserError
 from vmamba.tracking.atomic import no_space, read_json, write_json
 from vmamba.tracking.folder import RunFolder
-from vmamba.tracking.store import NotDelivered, locked
+from vmamba.tracking.refusals import Held
+from vmamba.tracking.store import locked
 
 
 class SweepFolder:
@@ -83,7 +84,7 @@ class SweepFolder:
         try:
             with locked(self.locked, seconds=0.0):
                 return False
-        except NotDelivered:
+        except Held:
             return True
 
     @contextmanager
@@ -92,5 +93,5 @@ class SweepFolder:
         try:
             with locked(self.locked, seconds=30.0):
                 yield
-        except NotDelivered:
+        except Held:
             raise UserError(f"{self.path}: another process is submitting this sweep's points; try again") from None

@@ -114,7 +114,7 @@ def settle(folder: RunFolder, pid: int | None = None) -> None:
     status = folder.read_status()
     if status.get("state") != "running" or status.get("host") != socket.gethostname():
         return
-    if status.get("pid") == pid or not _alive(status.get("pid")):
+    if status.get("pid") == pid or not alive(status.get("pid")):
         folder.write_status("killed", error=LOST)
         if folder.metrics.is_file():
             curves.draw(folder)
@@ -125,7 +125,7 @@ def owner(folder: RunFolder) -> int | None:
     status = folder.read_status()
     pid = status.get("pid")
     here = status.get("state") == "running" and status.get("host") == socket.gethostname()
-    return pid if here and pid != os.getpid() and _alive(pid) else None
+    return pid if here and pid != os.getpid() and alive(pid) else None
 
 
 def note(folder: RunFolder, delivered: bool, message: str) -> None:
@@ -133,7 +133,8 @@ def note(folder: RunFolder, delivered: bool, message: str) -> None:
     write_json(folder.mlflow, read_json(folder.mlflow) | {"delivered": delivered, "message": message})
 
 
-def _alive(pid: int | None) -> bool:
+def alive(pid: int | None) -> bool:
+    """Whether there is such a process on this machine, whosoever it is."""
     if not pid:
         return False
     try:

@@ -7,7 +7,8 @@ from vmamba.tracking.atomic import read_json
 from vmamba.tracking.describe import config_of
 from vmamba.tracking.folder import ENDED, RunFolder
 from vmamba.tracking.mlflow_view import View
-from vmamba.tracking.store import NotDelivered, locked, uri_of
+from vmamba.tracking.refusals import Held, NotDelivered
+from vmamba.tracking.store import locked, uri_of
 
 
 def reconcile(runs: Iterable[tuple[RunFolder, str]]) -> list[str]:
@@ -54,9 +55,9 @@ def _deliver(folder: RunFolder, silent: set[str]) -> str:
             view = View(folder, uri).open()
             view.close()
             feeder.note(folder, True, f"MLflow: {view.where()}")
-    except NotDelivered as error:
-        if "is held by" in str(error):  # its own feeder is at it
-            return ""
+    except Held:  # its own feeder is at it
+        return ""
+    except NotDelivered:
         silent.add(uri)
         raise
     return "delivered to MLflow"

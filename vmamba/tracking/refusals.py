@@ -25,6 +25,10 @@ class Busy(NotDelivered):
     """It is there, but too slow, locked or in trouble just now: worth another try."""
 
 
+class Held(Busy):
+    """Another process has the lock."""
+
+
 @contextmanager
 def refusals(uri: str) -> Iterator[None]:
     """Turns what MLflow and the layers below it raise into ``NotDelivered`` with one line."""

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from vmamba.config import secrets
 from vmamba.config.errors import UserError
 from vmamba.tracking.folder import RunFolder
-from vmamba.tracking.refusals import Busy, NotDelivered, refusals
+from vmamba.tracking.refusals import Held, NotDelivered, refusals
 
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 NETWORK_FILES = (
@@ -139,7 +139,7 @@ def locked(path: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= end:
-                    raise Busy(f"{path} is held by another process") from None
+                    raise Held(f"{path} is held by another process") from None
                 time.sleep(0.1)
             except OSError as error:
                 if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
