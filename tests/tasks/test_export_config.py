@@ -66,15 +66,17 @@ def test_the_stock_runner_trains_and_resumes_both_tasks(few, tmp_path):
     ],
     ids=["det", "seg"],
 )
-def test_published_recipes_are_written_as_they_are(words, expected, tmp_path):
+def test_published_recipes_are_written_as_they_are(words, expected, tmp_path, monkeypatch):
     from mmengine.config import Config
 
-    path = write([*words, "model=tiny", f"data.root={tmp_path}"], tmp_path / "out.py")
+    monkeypatch.chdir(tmp_path)
+    path = write([*words, "model=tiny", "data.root=here"], tmp_path / "out.py")
     cfg = Config.fromfile(path, import_custom_modules=False)
     optimizer, (warm, main_part) = cfg.optim_wrapper.optimizer, cfg.param_scheduler
     assert optimizer.type == "AdamW" and optimizer.lr == pytest.approx(expected["lr"])
     assert set(cfg.optim_wrapper.paramwise_cfg.custom_keys) >= {"norm", "absolute_pos_embed"}
     assert (warm.type, warm.end, warm.by_epoch) == ("LinearLR", expected["warm"], False)
+    assert cfg.train_dataloader.dataset.data_root == str(tmp_path / "here")
     assert cfg.train_dataloader.batch_size == 2 and cfg.model.backbone.depths == [2, 2, 8, 2]
     if words[0] == "task=det":
         assert cfg.train_cfg.max_epochs == expected["length"] and main_part.milestones == [8, 11]

@@ -61,6 +61,7 @@ def _find_data(cfg) -> None:
         cfg.data.root = str(scenes.make(Path(cfg.data.root).expanduser() if cfg.data.root else scenes.default_root()))
     if cfg.data.root is None:
         raise UserError(f"data={cfg.data.name}: data.root is missing. {cfg.data.how_to_get}".strip())
+    cfg.data.root = str(Path(cfg.data.root).expanduser().absolute())  # OpenMMLab's tools start in their own checkout
 
 
 def _loaders(cfg, data: Config) -> Config:
