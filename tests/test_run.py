@@ -71,6 +71,8 @@ MISTAKES = {
     "wrong layout": (["data=imagenet", "data.root={tmp}"], "no train", "<root>/train/<class>/<image>"),
     "no checkpoint": (["mode=eval", "ckpt={tmp}/none.pt"], "no such file or run folder", "ckpt="),
     "no run folder": (["--resume", "{tmp}/none"], "no such file", "run folder"),
+    "an unknown flag": (["--form", "outputs/x"], "--form: there is no such flag", "--from"),
+    "an unknown command": (["trak", "ui"], "trak: neither key=value nor a command", "'track'"),
     "no place for runs": (["outputs=/proc/none"], "outputs=/proc/none", "give another folder"),
     "a sweep without -m": (["model.d_state=1,2"], "model.d_state=1,2", "add -m"),
     "a search without trials": (["sweep=search", "search.trials=0"], "an interval is for a search", "search.trials=20"),

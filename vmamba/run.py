@@ -7,11 +7,13 @@ Composes a run from ``conf/``, says in one line what does not fit (exit code 2),
 import importlib
 import os
 import sys
+from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
+from vmamba import __version__
 from vmamba.config import rules
 from vmamba.config.compose import check_axes, compose, composed, first_point, load, register, validate
 from vmamba.config.errors import UserError
@@ -27,6 +29,11 @@ COMMANDS = {
     "track": "vmamba.track",
 }
 AGAIN = ("--from", "--resume")  # flags that take a run folder
+# Hydra's: those that take a value, and all
+TAKE_VALUE = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir", "-cd",
+              "--info", "-i", "--experimental-rerun"}  # fmt: skip
+FLAGS = {"--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m",
+         "--shell-completion", "-sc", *TAKE_VALUE}  # fmt: skip
 
 
 def main() -> None:
@@ -37,7 +44,10 @@ def main() -> None:
     # argparse takes no flag between two overrides
     words = sys.argv[1:] = sorted(words, key=lambda word: word not in ("-m", "--multirun"))
     try:
-        if any(word.split("=")[0] in AGAIN for word in words):
+        _known(words)
+        if words == ["--version"]:
+            print(f"vmamba {__version__}")
+        elif any(word.split("=")[0] in AGAIN for word in words):
             _again(*_split_again(words))
         elif folder := _evaluates(words):
             _again("--from", folder, words)
@@ -50,6 +60,19 @@ def main() -> None:
     except UserError as error:
         print(f"vmamba: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _known(words: list[str]) -> None:
+    """Refuses a flag or a command that does not exist."""
+    for word in words:
+        flag = word.split("=")[0]
+        if word.startswith("-") and flag not in FLAGS and flag not in AGAIN:
+            near = get_close_matches(flag, [*FLAGS, *AGAIN], n=1)
+            raise UserError(f"{flag}: there is no such flag.{f' Did you mean {near[0]}?' if near else ''} See --help.")
+    if words and not words[0].startswith(("-", "~")) and "=" not in words[0]:
+        near = get_close_matches(words[0], COMMANDS, n=1)
+        hint = f" Did you mean '{near[0]}'?" if near else ""
+        raise UserError(f"{words[0]}: neither key=value nor a command.{hint} Commands: {', '.join(COMMANDS)}.")
 
 
 @hydra.main(config_path=str(conf_dir()), config_name="config", version_base="1.3")
@@ -113,14 +136,12 @@ def _make(outputs: str) -> None:
 
 def _overrides(words: list[str]) -> list[str]:
     """The overrides among the words: not the flags, nor the values of flags that take one."""
-    takes_value = {"--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
-                   "-cd", "--info", "-i", "--experimental-rerun"}  # fmt: skip
     found, skip = [], False
     for word in words:
         if skip:
             skip = False
         elif word.startswith("-"):
-            skip = word in takes_value
+            skip = word in TAKE_VALUE
         else:
             found.append(word)
     return found
