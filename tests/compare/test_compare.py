@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from folders import submit, write_run, write_sweep
 
-from vmamba.compare import groups
+from vmamba.compare import groups, tables
 from vmamba.compare.__main__ import main
 from vmamba.compare.points import collect
 from vmamba.compare.store_runs import compare_link
@@ -83,6 +83,10 @@ def test_a_row_of_a_sweep_of_many_axes_is_called_by_what_it_was_asked_for(tmp_pa
         point.name = point.folder.path.name  # as in a sweep's report
     rows = groups.group(points, groups.axes(points), "val/acc1")
     assert [row.label for row in rows[:2]] == ["k0=1", "k1=2"]
+    assert {cell for cell in tables.changed(rows) if cell[0] == 1} == {
+        (1, 0),
+        (1, 1),
+    }  # not the baseline's k0, nor its k1
 
 
 def test_runs_of_other_tasks_keep_their_own_metric(tmp_path, capsys):

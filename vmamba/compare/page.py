@@ -1,5 +1,6 @@
 """The comparison as one HTML file that needs no network: what came out, table, plots, runs, what did not finish."""
 
+from collections.abc import Set
 from dataclasses import dataclass
 from html import escape
 
@@ -19,6 +20,7 @@ code { overflow-wrap: anywhere; color: #555; } summary { cursor: pointer; }
 table { border-collapse: collapse; margin: 1rem 0; } td, th { padding: .3rem .8rem; text-align: left; }
 th { border-bottom: 2px solid #888; cursor: pointer; vertical-align: bottom; } td { border-bottom: 1px solid #ddd; }
 td { white-space: nowrap; } td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; }
+td.d { color: #0057a3; font-weight: 600; }
 tr.best td { font-weight: 600; background: #eef7ee; } div.wide { overflow-x: auto; } li { overflow-wrap: anywhere; }
 """
 # a click on a column's head sorts by it: by number where both cells begin with one
@@ -64,6 +66,8 @@ class Page:
         below = ' (<a href="#unfinished">which, and why</a>)' if bad else ""
         best = {number for number, row in enumerate(self.rows[:1]) if row.mean is not None}
         heads = tables.header(self.rows, self.keys, self.metric)
+        many = len(self.rows[0].values) > 1
+        marked = tables.changed(self.rows) if many else set()
         linked = [f'<a href="{escape(address)}">{escape(words)}</a>' for words, address in self.about.links.items()]
         server = f" (start it: <code>{escape(self.about.server)}</code>)" if self.about.server else ""
         return [
@@ -71,7 +75,7 @@ class Page:
             f'<p class="best">{escape(tables.headline(self.rows, self.metric))}</p>',
             f"<p{' class=bad' if bad else ''}>{state}{below}</p>",
             *(f'<p class="bad">{escape(remark)}</p>' for remark in self.about.remarks),
-            _table(heads, tables.body(self.rows), best),
+            _table(heads, tables.body(self.rows), best, marked),
             f'<p class="note">{escape(tables.explain(self.rows, self.metric))}</p>',
             f'<p class="note">In MLflow{server}: {", ".join(linked)}</p>' if linked else "",
         ]
@@ -92,18 +96,34 @@ class Page:
         return [*parts, f'<p class="note">Started by <code>{command}</code></p>' if command else ""]
 
 
-def _table(heads: list[str], rows: list[list[str]], best: frozenset[int] | set[int] = frozenset()) -> str:
-    """A column is one of numbers, and its head on the right, where every cell with something in it is a number."""
+def _table(
+    heads: list[str],
+    rows: list[list[str]],
+    best: Set[int] = frozenset(),
+    marked: Set[tuple[int, int]] = frozenset(),
+) -> str:
+    """A column is one of numbers, and its head on the right, where every cell with something in it is a number.
+
+    ``best``: rows, ``marked``: cells that stand out.
+    """
     columns = [[row[place] for row in rows] for place in range(len(heads))]
     numeric = [any(column) and all(not cell or _numeric(cell) for cell in column) for column in columns]
-    marks = [' class="n"' if one else "" for one in numeric]
-    top = "".join(f"<th{mark}>{escape(head)}</th>" for head, mark in zip(heads, marks, strict=True))
+    top = "".join(f"<th{_class(n=one)}>{escape(head)}</th>" for head, one in zip(heads, numeric, strict=True))
     lines = []
     for number, row in enumerate(rows):
-        inside = "".join(f"<td{mark}>{escape(cell)}</td>" for cell, mark in zip(row, marks, strict=True))
+        inside = "".join(
+            f"<td{_class(n=numeric[place], d=(number, place) in marked)}>{escape(cell)}</td>"
+            for place, cell in enumerate(row)
+        )
         lines.append(f"<tr{' class=best' if number in best else ''}>{inside}</tr>")
     body = "".join(lines)
     return f'<div class="wide"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _class(**names: bool) -> str:
+    """The attribute with those names that hold."""
+    found = " ".join(name for name, holds in names.items() if holds)
+    return f' class="{found}"' if found else ""
 
 
 def _numeric(text: str) -> bool:

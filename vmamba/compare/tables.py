@@ -40,6 +40,17 @@ def body(rows: list[Group]) -> list[list[str]]:
     return [[*([row.label] if row.named else [""]) * named, *_cells(row, names)] for row in rows]
 
 
+def changed(rows: list[Group]) -> set[tuple[int, int]]:
+    """Row and column of the values that are not the baseline's: what is looked for in a table of many axes."""
+    base = next((list(row.values.values()) for row in rows if row.baseline), [])
+    return {
+        (line, place + _named(rows))
+        for line, row in enumerate(rows)
+        for place, (value, usual) in enumerate(zip(row.values.values(), base, strict=True))
+        if value != usual
+    }
+
+
 def _named(rows: list[Group]) -> bool:
     return any(row.named for row in rows)
 
