@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 MODEL = ["model.depths=[1,1]", "model.dims=[8,16]", "data.img_size=16", "data.workers=0", "device=cpu", "scan=cpu"]
-SHORT = ["recipe.epochs=2", "recipe.warmup=0", "limit.train_steps=8", "recipe.eval_every=1", "log_every=2"]
+SHORT = ["recipe.epochs=2", "recipe.warmup=0", "recipe.batch_size=256", "recipe.eval_every=1", "log_every=2"]
 WORDS = [*MODEL, *SHORT, "tracking.system_metrics=false"]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 # the UI's first visit: model training, and without the panel that covers a quarter of the page

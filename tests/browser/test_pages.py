@@ -32,6 +32,7 @@ def test_open_says_so_where_mlflow_is_on_another_store(site, tmp_path, capsys, m
     (run / "status.json").write_text('{"state": "finished", "uid": "u"}')
     notes = {"delivered": True, "stores": {f"sqlite:///{tmp_path}/x.db": {"run_id": "none", "experiment_id": "1"}}}
     (run / "mlflow.json").write_text(json.dumps(notes))
+    (tmp_path / "x.db").touch()
     monkeypatch.chdir(tmp_path)
     assert main([str(run), "--open", "--port", str(site.port)]) == 2
     err = capsys.readouterr().err
