@@ -33,7 +33,9 @@ class Classifier(nn.Module):
 
 
 class VMamba(nn.Module):
-    """VMamba (arXiv 2401.10166). Images (B, in_chans, H, W) of any size -> logits (B, num_classes).
+    """VMamba (arXiv 2401.10166). Images (B, in_chans, H, W) -> logits (B, num_classes).
+
+    Images may have any size that leaves every stage a position (with the defaults, any at all).
 
     The arguments are the fields of ``schema.Model``, ``schema.ForwardType``, ``schema.Norm`` and ``schema.Scan``;
     the state dict has the published names. For a GPU's scan a network of norm=ln2d keeps its features channels-last
