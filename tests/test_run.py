@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from vmamba.config.compose import composed
+
 SMOKE = ["debug=smoke", "tracking=none"]
 
 
@@ -104,3 +106,22 @@ def test_two_processes_share_one_folder(tmp_path):
     done = subprocess.run([*command, "-m", "vmamba.run", *SMOKE], cwd=tmp_path, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads((only(tmp_path) / "manifest.json").read_text())["world_size"] == 2
+
+
+@pytest.mark.parametrize("where", ["build_task", "run"])
+def test_ctrl_c_while_the_engine_does_not_listen(where, tmp_path, monkeypatch):
+    from vmamba import job
+    from vmamba import run as command
+    from vmamba.engine import fit
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit, where, interrupted)
+    monkeypatch.setattr(command, "_hydra_main", lambda: job.start(composed(SMOKE), tmp_path / "run", SMOKE))
+    monkeypatch.setattr(sys, "argv", ["vmamba", *SMOKE, f"outputs={tmp_path}"])
+    with pytest.raises(SystemExit) as left:
+        command.main()
+    assert left.value.code == 130
+    status = tmp_path / "run" / "status.json"
+    assert not status.is_file() if where == "build_task" else json.loads(status.read_text())["state"] == "killed"

@@ -64,6 +64,9 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
             folder.write_status("failed", error=str(mistake))
         _forget(folder)
         sys.exit(2)
+    except KeyboardInterrupt:
+        _forget(folder)
+        raise
     folder.create()
     folder.write_config(cfg, overrides)
     folder.write_status("running")
@@ -74,6 +77,8 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
         state, code = "finished", 0
     except SystemExit as left:
         state, error, code = "killed", "interrupted", left.code
+    except KeyboardInterrupt:  # while the engine does not listen for it
+        state, error, code = "killed", "interrupted", 130
     except (UserError, NotFinite) as mistake:
         error, code = str(mistake), 2 if isinstance(mistake, UserError) else 1
         log.error("%s", error)

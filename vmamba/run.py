@@ -60,6 +60,9 @@ def main() -> None:
     except UserError as error:
         print(f"vmamba: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("vmamba: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 def _known(words: list[str]) -> None:

@@ -161,7 +161,7 @@ class Data:
     map_classes: int | None = None  # classes of the maps, where there is one more than of boxes; None: num_classes
     reduce_zero_label: bool = False  # in the maps 0 is "other": not learned, 1 is the first class
     classes: list[str] = field(default_factory=list)  # their names; empty: COCO's (boxes), ADE20K's (maps)
-    eval_batch: int = 1  # det, seg: images a process and evaluation step; above 1 they must be of one size
+    eval_batch: int = 1  # det, seg: images a process and evaluation step
 
 
 @dataclass

@@ -69,10 +69,9 @@ def sweeps() -> str:
         said = re.sub(rf" (?={'|'.join(STARTS)})", "\n- ", " ".join(head))
         lines += [f"## `{path.parent.name}={path.stem}`", "", *_bullets(said), ""]
         sweeper = yaml.safe_load(text)["hydra"]["sweeper"]
-        lines += [f"    {key}: {values}" for key, values in sweeper.get("params", {}).items()]
-        if points := text.partition("    points:\n")[2]:
-            lines += [f"    {line.strip()}" for line in points.splitlines()]
-        lines += [""]
+        lines += ["```yaml", *(f"{key}: {values}" for key, values in sweeper.get("params", {}).items())]
+        lines += [line.strip() for line in text.partition("    points:\n")[2].splitlines()]
+        lines += ["```", ""]
     return "\n".join(lines)
 
 
