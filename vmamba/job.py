@@ -49,6 +49,13 @@ def log_to(path: Path) -> None:
     )
 
 
+def forget(folder: RunFolder) -> None:
+    """Removes a run folder in which nothing has happened but a line in its log."""
+    if folder.path.is_dir() and {entry.name for entry in folder.path.iterdir()} <= {folder.log.name}:
+        folder.log.unlink(missing_ok=True)
+        folder.path.rmdir()
+
+
 def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]) -> float | None:
     """The job on rank 0, with everything it leaves behind."""
     from vmamba.engine import fit
@@ -62,10 +69,10 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
         log.error("%s", mistake)
         if folder.status.is_file() and not owner(folder):
             folder.write_status("failed", error=str(mistake))
-        _forget(folder)
+        forget(folder)
         sys.exit(2)
     except KeyboardInterrupt:
-        _forget(folder)
+        forget(folder)
         raise
     folder.create()
     folder.write_config(cfg, overrides)
@@ -103,13 +110,6 @@ def _unrecorded(run, folder: RunFolder, env) -> None:
         fit.run(run, folder, env)
     except UserError:
         sys.exit(2)
-
-
-def _forget(folder: RunFolder) -> None:
-    """Removes a run folder in which nothing has happened but a line in its log."""
-    if folder.path.is_dir() and {entry.name for entry in folder.path.iterdir()} <= {folder.log.name}:
-        folder.log.unlink(missing_ok=True)
-        folder.path.rmdir()
 
 
 def _last_lines(folder: RunFolder, result: dict | None, outcome: Outcome) -> None:

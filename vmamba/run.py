@@ -83,8 +83,15 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     state = HydraConfig.get()
+    path = Path(state.runtime.output_dir)
     try:
-        return _go(cfg, Path(state.runtime.output_dir), list(state.overrides.task))
+        return _go(cfg, path, list(state.overrides.task))
+    except KeyboardInterrupt:
+        from vmamba.job import forget
+        from vmamba.tracking.folder import RunFolder
+
+        forget(RunFolder(path))
+        raise
     except UserError as mistake:  # Hydra would make a longer message of it
         print(f"vmamba: {mistake}", file=sys.stderr)
         sys.exit(2)
