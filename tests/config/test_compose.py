@@ -23,6 +23,8 @@ MISTAKES = {
     "data.root=~/x": ["data.root=~/x", "in quotes twice", """'data.root="~/x"'"""],
     "model=null": ["model=null", "choose one of", "tiny_v0"],
     "mode=eval": ["ckpt="],
+    "init.ckpt=": ["init.ckpt= is empty", "leave it away"],
+    "mode=eval ckpt=": ["ckpt= is empty"],
     "forward_type=v0": ["norm=ln2d", "channel-last", "norm=ln"],
     "model.conv=4": ["model.conv=4", "odd"],
     "model.downsample=none": ["model.downsample=none", "equal dims"],
