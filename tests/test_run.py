@@ -110,7 +110,6 @@ def test_two_processes_share_one_folder(tmp_path):
 
 @pytest.mark.parametrize("where", ["build_task", "run"])
 def test_ctrl_c_while_the_engine_does_not_listen(where, tmp_path, monkeypatch):
-    from vmamba import job
     from vmamba import run as command
     from vmamba.engine import fit
 
@@ -118,7 +117,7 @@ def test_ctrl_c_while_the_engine_does_not_listen(where, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(fit, where, interrupted)
-    monkeypatch.setattr(command, "_hydra_main", lambda: job.start(composed(SMOKE), tmp_path / "run", SMOKE))
+    monkeypatch.setattr(command, "_hydra_main", lambda: command._go(composed(SMOKE), tmp_path / "run", SMOKE))
     monkeypatch.setattr(sys, "argv", ["vmamba", *SMOKE, f"outputs={tmp_path}"])
     with pytest.raises(SystemExit) as left:
         command.main()

@@ -49,11 +49,12 @@ def log_to(path: Path) -> None:
     )
 
 
-def forget(folder: RunFolder) -> None:
+def forget(path: Path) -> None:
     """Removes a run folder in which nothing has happened but a line in its log."""
-    if folder.path.is_dir() and {entry.name for entry in folder.path.iterdir()} <= {folder.log.name}:
-        folder.log.unlink(missing_ok=True)
-        folder.path.rmdir()
+    log = RunFolder(path).log
+    if path.is_dir() and {entry.name for entry in path.iterdir()} <= {log.name}:
+        log.unlink(missing_ok=True)
+        path.rmdir()
 
 
 def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]) -> float | None:
@@ -69,11 +70,8 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
         log.error("%s", mistake)
         if folder.status.is_file() and not owner(folder):
             folder.write_status("failed", error=str(mistake))
-        forget(folder)
+        forget(folder.path)
         sys.exit(2)
-    except KeyboardInterrupt:
-        forget(folder)
-        raise
     folder.create()
     folder.write_config(cfg, overrides)
     folder.write_status("running")

@@ -7,7 +7,6 @@ Composes a run from ``conf/``, says in one line what does not fit (exit code 2),
 import importlib
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
@@ -16,7 +15,7 @@ from omegaconf import DictConfig
 from vmamba import __version__
 from vmamba.config import rules
 from vmamba.config.compose import check_axes, compose, composed, first_point, load, register, validate
-from vmamba.config.errors import UserError
+from vmamba.config.errors import UserError, meant
 from vmamba.config.paths import conf_dir
 from vmamba.config.points import FILES
 
@@ -70,11 +69,9 @@ def _known(words: list[str]) -> None:
     for word in words:
         flag = word.split("=")[0]
         if word.startswith("-") and flag not in FLAGS and flag not in AGAIN:
-            near = get_close_matches(flag, [*FLAGS, *AGAIN], n=1)
-            raise UserError(f"{flag}: there is no such flag.{f' Did you mean {near[0]}?' if near else ''} See --help.")
+            raise UserError(f"{flag}: there is no such flag.{meant(flag, [*FLAGS, *AGAIN])} See --help.")
     if words and not words[0].startswith(("-", "~")) and "=" not in words[0]:
-        near = get_close_matches(words[0], COMMANDS, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
+        hint = meant(words[0], COMMANDS)
         raise UserError(f"{words[0]}: neither key=value nor a command.{hint} Commands: {', '.join(COMMANDS)}.")
 
 
@@ -83,15 +80,8 @@ def _hydra_main(cfg: DictConfig) -> float | None:
     from hydra.core.hydra_config import HydraConfig
 
     state = HydraConfig.get()
-    path = Path(state.runtime.output_dir)
     try:
-        return _go(cfg, path, list(state.overrides.task))
-    except KeyboardInterrupt:
-        from vmamba.job import forget
-        from vmamba.tracking.folder import RunFolder
-
-        forget(RunFolder(path))
-        raise
+        return _go(cfg, Path(state.runtime.output_dir), list(state.overrides.task))
     except UserError as mistake:  # Hydra would make a longer message of it
         print(f"vmamba: {mistake}", file=sys.stderr)
         sys.exit(2)
@@ -100,9 +90,13 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 def _go(cfg: DictConfig, path: Path, overrides: list[str]) -> float | None:
     """One run, here or where ``launcher=`` sends it."""
     if cfg.launcher.kind == "local":
-        from vmamba.job import start
+        from vmamba import job
 
-        return start(cfg, path, overrides)
+        try:
+            return job.start(cfg, path, overrides)
+        except KeyboardInterrupt:
+            job.forget(path)
+            raise
     from vmamba.launch import settings, submit
 
     run = validate(cfg)

@@ -73,11 +73,12 @@ def _profile(figure, rows: list[Row]) -> None:
     bars = list(dict.fromkeys((row["model"], row["phase"], row["compile"]) for row in rows))
     kinds = list(dict.fromkeys(row["kind"] for row in sorted(rows, key=lambda row: -row["ms"])))
     ends = dict.fromkeys(bars, 0.0)
+    longest = max(sum(r["ms"] for r in rows if (r["model"], r["phase"], r["compile"]) == bar) for bar in bars)
     for i, kind in enumerate(kinds):
         found = {(r["model"], r["phase"], r["compile"]): r["ms"] for r in rows if r["kind"] == kind}
         places, left = [bars.index(bar) for bar in found], [ends[bar] for bar in found]
         drawn = axes.barh(places, found.values(), left=left, color=f"C{i % 10}", hatch="//" * (i // 10), label=kind)
-        wide = [f"{ms:.1f}" if ms > 0.04 * max(_totals(rows)) else "" for ms in found.values()]
+        wide = [f"{ms:.1f}" if ms > 0.04 * longest else "" for ms in found.values()]
         axes.bar_label(drawn, wide, label_type="center", fontsize=7, color="white")
         for bar, ms in found.items():
             ends[bar] += ms
@@ -85,15 +86,6 @@ def _profile(figure, rows: list[Row]) -> None:
     axes.set_xlabel("milliseconds of kernels a step")
     axes.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=5, fontsize=7)
-
-
-def _totals(rows: list[Row]) -> list[float]:
-    """The length of every bar of ``_profile``."""
-    totals: dict[tuple, float] = {}
-    for row in rows:
-        bar = row["model"], row["phase"], row["compile"]
-        totals[bar] = totals.get(bar, 0.0) + row["ms"]
-    return list(totals.values())
 
 
 # how it is drawn, inches, the column without which a row is not

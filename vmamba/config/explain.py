@@ -1,6 +1,5 @@
 """What Hydra and OmegaConf refuse, in one line of ours: the wrong word, the nearest right one, the choices."""
 
-import difflib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -8,7 +7,7 @@ from hydra.errors import ConfigCompositionException, MissingConfigException, Ove
 from omegaconf import DictConfig, OmegaConf
 
 from vmamba.config import schema
-from vmamba.config.errors import UserError
+from vmamba.config.errors import UserError, meant
 from vmamba.config.paths import choices, groups
 
 
@@ -39,7 +38,8 @@ def unknown_choice(group: str, value: str) -> str:
     options = choices(group)
     if group == "recipe" and value.startswith("scenes_"):  # what data=scenes brings is named by the task
         return f"data=scenes has no recipe for task={value.removeprefix('scenes_')}: take task=det or task=seg"
-    return f"{group}={value}: there is no {group} '{value}'.{_near(value, options)} Choose from: {', '.join(options)}."
+    hint = meant(value, options, 0.5)
+    return f"{group}={value}: there is no {group} '{value}'.{hint} Choose from: {', '.join(options)}."
 
 
 def explain(error: BaseException) -> str:
@@ -60,9 +60,9 @@ def explain(error: BaseException) -> str:
         if parent in known and not siblings:
             hint = f" {parent} is a mapping; keys of your own go in with a +: +{parent}={{{leaf}: …}}"
         elif parent in known:
-            hint = _near(leaf, siblings, 0.6) or f" {parent} has: {', '.join(siblings)}."
+            hint = meant(leaf, siblings) or f" {parent} has: {', '.join(siblings)}."
         else:
-            hint = _near(key, groups(), 0.75) or _near(key, known, 0.6)
+            hint = meant(key, groups(), 0.75) or meant(key, known)
         return f"{key}: there is no such setting.{hint}"
     if "is not a ListConfig" in text:
         return f"{key}: takes a list, e.g. {key}=[1,2]"
@@ -76,8 +76,3 @@ def _keys(cfg: DictConfig, prefix: str = "") -> Iterable[str]:
         node = cfg._get_node(key)
         if isinstance(node, DictConfig) and not node._is_none():
             yield from _keys(node, f"{prefix}{key}.")
-
-
-def _near(word: str, options: list[str], cutoff: float = 0.5) -> str:
-    hit = difflib.get_close_matches(word, options, n=1, cutoff=cutoff)
-    return f" Did you mean '{hit[0]}'?" if hit else ""

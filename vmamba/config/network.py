@@ -4,12 +4,11 @@ No torch in here. ``prefix`` is what stands before a field's name where the user
 """
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from numbers import Real
 from typing import Any
 
 from vmamba.config import schema
-from vmamba.config.errors import UserError
+from vmamba.config.errors import UserError, meant
 
 CHOICES = {
     "patch_embed": schema.PatchEmbed,
@@ -35,9 +34,7 @@ def choose(what: str, value: object, options: Sequence[str]) -> str:
     """``value`` if it is one of ``options``; else a ``UserError`` that lists them."""
     if value in options:
         return str(value)
-    near = get_close_matches(str(value), options, n=1)
-    hint = f"Did you mean '{near[0]}'? " if near else ""
-    raise UserError(f"{what}={value}: unknown. {hint}Choose from: {', '.join(options)}.")
+    raise UserError(f"{what}={value}: unknown.{meant(value, options)} Choose from: {', '.join(options)}.")
 
 
 def check(fields: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The numbers that a setting may have by itself: a table, one line for each value outside of it.
+"""The values that a setting may have by itself: a table, one line for each value outside of it.
 
 What depends on several settings is in ``rules.py``; types and choices are in ``schema.py``.
 """
@@ -65,6 +65,8 @@ LISTS: dict[str, tuple[Callable[[Sequence[float]], bool], Keys]] = {
     ),
 }
 
+NOT_EMPTY = ("ckpt", "init.ckpt", "data.root", "task.base", "tracking.uri")  # places; null is none
+
 POLICY = re.compile(
     r"rand(-(m|n|inc|mmax)\d+|-(mstd|p)\d+(\.\d+)?|-t\w+)*"
     r"|augmix(-(m|w|d|b)\d+|-(mstd|a)\d+(\.\d+)?)*"
@@ -80,6 +82,9 @@ def broken(run: Run) -> Iterator[str]:
                 value = attrgetter(key)(run)
                 if value is not None and not fits(value):
                     yield f"{key}={value}: {said}"
+    for key in NOT_EMPTY:
+        if attrgetter(key)(run) == "":
+            yield f"{key}= is empty (a shell variable that is not set?): give a value, or leave it away"
     yield from _colours(run)
     policy = run.recipe.augment.auto_augment
     if policy and not POLICY.fullmatch(policy):

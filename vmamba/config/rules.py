@@ -91,9 +91,6 @@ def _run(run: Run) -> Iterator[str]:
         yield f"outputs={run.outputs} name={run.name}: runs lie in outputs/name-TIME; give both, and no / in name"
     if run.outputs.startswith("~"):
         yield f"outputs={run.outputs}: give the path in full, e.g. outputs=$HOME{run.outputs[1:]}"
-    places = {"ckpt": run.ckpt, "init.ckpt": run.init.ckpt, "data.root": run.data.root, "task.base": run.task.base}
-    for key in (key for key, value in (places | {"tracking.uri": run.tracking.uri}).items() if value == ""):
-        yield f"{key}= is empty (a shell variable that is not set?): give a value, or leave it away"
     if run.mode == "eval" and not run.ckpt:
         yield "mode=eval needs weights: add ckpt=/path/to/file.pth (or .safetensors, or a run folder)"
     if run.compile and run.compile_mode != "default" and run.recipe.accumulate > 1:

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from difflib import get_close_matches
 
 import torch
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from vmamba.config.errors import UserError
+from vmamba.config.errors import UserError, meant
 
 FUSED = {"adam", "adamw"}  # torch's own fused kernels
 
@@ -22,10 +21,9 @@ def scale(recipe, total_batch: int) -> float:
 def check(recipe) -> None:
     """UserError for an optimizer that timm does not have."""
     if recipe.optimizer not in list_optimizers():
-        near = get_close_matches(recipe.optimizer, list_optimizers(), n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UserError(
-            f"recipe.optimizer={recipe.optimizer}: not an optimizer of timm.{hint} Choose from: "
+            f"recipe.optimizer={recipe.optimizer}: not an optimizer of timm."
+            f"{meant(recipe.optimizer, list_optimizers())} Choose from: "
             f"{', '.join(list_optimizers(exclude_filters=['bnb*', 'fused*']))}."
         )
 

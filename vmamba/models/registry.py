@@ -10,7 +10,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import build_model_with_cfg, register_model
 from torch import nn
 
-from vmamba.config.errors import UserError
+from vmamba.config.errors import UserError, meant
 from vmamba.models.network import VMamba
 from vmamba.models.variants import how, variants
 from vmamba.models.weights import checkpoint_filter_fn
@@ -42,8 +42,8 @@ def _build(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     fields = variant.fields | {"norm": variant.norm} | how(kwargs.pop("forward_type", variant.forward_type))
     for key in kwargs:
         if key not in FIELDS and key not in TIMM:
-            near = get_close_matches(key, (*FIELDS, *TIMM, "forward_type"), n=1)
-            hint = f" Did you mean '{near[0]}'?" if near else f" It takes {', '.join(FIELDS)} and forward_type."
+            known = f" It takes {', '.join(FIELDS)} and forward_type."
+            hint = meant(key, (*FIELDS, *TIMM, "forward_type")) or known
             raise UserError(f"{name} takes no argument '{key}'.{hint}")
     return build_model_with_cfg(
         VMamba,
