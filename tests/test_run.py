@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -108,15 +109,23 @@ def test_two_processes_share_one_folder(tmp_path):
     assert json.loads((only(tmp_path) / "manifest.json").read_text())["world_size"] == 2
 
 
-@pytest.mark.parametrize("where", ["build_task", "run"])
-def test_ctrl_c_while_the_engine_does_not_listen(where, tmp_path, monkeypatch):
+def _interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
+def _swallow(*_, **__):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        raise AttributeError("half a module") from None
+
+
+@pytest.mark.parametrize(("where", "how"), [("build_task", _interrupt), ("build_task", _swallow), ("run", _interrupt)])
+def test_ctrl_c_while_the_engine_does_not_listen(where, how, tmp_path, monkeypatch, capsys):
     from vmamba import run as command
     from vmamba.engine import fit
 
-    def interrupted(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(fit, where, interrupted)
+    monkeypatch.setattr(fit, where, how)
     monkeypatch.setattr(command, "_hydra_main", lambda: command._go(composed(SMOKE), tmp_path / "run", SMOKE))
     monkeypatch.setattr(sys, "argv", ["vmamba", *SMOKE, f"outputs={tmp_path}"])
     with pytest.raises(SystemExit) as left:
@@ -124,3 +133,5 @@ def test_ctrl_c_while_the_engine_does_not_listen(where, tmp_path, monkeypatch):
     assert left.value.code == 130
     status = tmp_path / "run" / "status.json"
     assert not status.is_file() if where == "build_task" else json.loads(status.read_text())["state"] == "killed"
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert (capsys.readouterr().err == "vmamba: interrupted\n") is (where == "build_task")

@@ -6,7 +6,10 @@ Composes a run from ``conf/``, says in one line what does not fit (exit code 2),
 
 import importlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -90,17 +93,43 @@ def _hydra_main(cfg: DictConfig) -> float | None:
 def _go(cfg: DictConfig, path: Path, overrides: list[str]) -> float | None:
     """One run, here or where ``launcher=`` sends it."""
     if cfg.launcher.kind == "local":
-        from vmamba import job
+        from vmamba.job import start
 
-        try:
-            return job.start(cfg, path, overrides)
-        except KeyboardInterrupt:
-            job.forget(path)
-            raise
+        with _interrupted(path):
+            return start(cfg, path, overrides)
     from vmamba.launch import settings, submit
 
     run = validate(cfg)
     submit.single(cfg, validate(cfg, cuda=settings.cuda_there(run)), path, overrides)
+
+
+@contextmanager
+def _interrupted(path: Path) -> Iterator[None]:
+    """Of a run that Ctrl-C ends before it has begun nothing is left, and it ends by KeyboardInterrupt.
+
+    An extension module that was being imported may have made another exception of it.
+    """
+    from vmamba.job import forget
+
+    came = False
+
+    def note(*_) -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # and not ignored, as it is for what a shell runs behind
+        signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    except (KeyboardInterrupt, Exception) as error:
+        if not came and isinstance(error, Exception):
+            raise
+        forget(path)
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _check(words: list[str]) -> None:
