@@ -18,6 +18,7 @@ _HOME = {
     "add_layer_norm": "layer_norm",
     "mlp": "mlp",
     "add_norm_mlp": "mlp",
+    "conv_norm_gelu": "conv_norm_gelu",
 }
 _MODULES = ("dispatch", "limits")
 __all__ = [*_HOME, *_MODULES]

@@ -86,6 +86,23 @@ def register_mlp() -> None:
     register_flop_formula(torch.ops.vmamba_ops.add_norm_mlp)(_add_norm_mlp)
 
 
+def _conv_norm_gelu(x_shape: Any, weight_shape: Any, *_, **__) -> int:
+    """The convolution (a multiply-add counted twice)."""
+    images, height, width, _ = x_shape
+    return 2 * images * ((height + 1) // 2) * ((width + 1) // 2) * prod(weight_shape)
+
+
+def _conv_norm_gelu_backward(dout: Any, x_shape: Any, weight_shape: Any, *_, **__) -> int:
+    """Two products: the convolution again, and its weight's gradient."""
+    return 2 * _conv_norm_gelu(x_shape, weight_shape)
+
+
+def register_conv_norm_gelu() -> None:
+    """Register ``vmamba_ops::conv_norm_gelu`` and its backward, once."""
+    register_flop_formula(torch.ops.vmamba_ops.conv_norm_gelu)(_conv_norm_gelu)
+    register_flop_formula(torch.ops.vmamba_ops.conv_norm_gelu_backward)(_conv_norm_gelu_backward)
+
+
 def counter(**kwargs: Any) -> FlopCounterMode:
     """``FlopCounterMode(**kwargs)`` that counts the scan whichever backend runs it (by the new rule)."""
     for module, needs in (("cpu", "numba"), ("triton", "triton"), ("cuda", "torch")):
@@ -93,5 +110,6 @@ def counter(**kwargs: Any) -> FlopCounterMode:
             import_module(f".selective_scan.{module}", __package__)
     if find_spec("triton"):
         import_module(".mlp.triton", __package__)
+        import_module(".conv_norm_gelu.triton", __package__)
     import_module(".ss2d.cuda", __package__)
     return FlopCounterMode(**kwargs)

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from vmamba_ops import add_norm_mlp, mlp
 from vmamba_ops.flops import counter
-from vmamba_ops.mlp import plan, triton_kernels
+from vmamba_ops.mlp import plan
+from vmamba_ops.triton_gelu import gelu, gelu_slope
 
 GPU = torch.cuda.is_available()
 DEVICE = "cuda" if GPU else "cpu"
@@ -30,8 +31,8 @@ on_gpu = pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 def _gelus(x, alone, g, slope, N: tl.constexpr):
     at = tl.arange(0, N)
     v = tl.load(x + at)
-    both = triton_kernels._gelu_slope(v)
-    tl.store(alone + at, triton_kernels._gelu(v))
+    both = gelu_slope(v)
+    tl.store(alone + at, gelu(v))
     tl.store(g + at, both[0])
     tl.store(slope + at, both[1])
 

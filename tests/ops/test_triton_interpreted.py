@@ -15,7 +15,13 @@ HERE = Path(__file__).parent
 def test_under_the_interpreter():
     files = [
         str(HERE / name)
-        for name in ("test_triton_scan.py", "test_triton_cross.py", "test_layer_norm.py", "test_mlp.py")
+        for name in (
+            "test_triton_scan.py",
+            "test_triton_cross.py",
+            "test_layer_norm.py",
+            "test_mlp.py",
+            "test_conv_norm_gelu.py",
+        )
     ]
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]

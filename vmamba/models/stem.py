@@ -7,7 +7,9 @@ identity when the features are channel-first.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vmamba.models.layers import Permute, channel_first, make_linear, make_norm, to_first
+from vmamba.models.layers import LayerNorm, Permute, channel_first, hooked, make_linear, make_norm, to_first
+from vmamba_ops import conv_norm_gelu
+from vmamba_ops.conv_norm_gelu import fits
 
 
 def _normed(norm: str, channels: int, enabled: bool, wide: bool = True) -> list[nn.Module]:
@@ -27,7 +29,7 @@ def patch_embed(version: str, in_chans: int, channels: int, patch_size: int, nor
         return nn.Sequential(nn.Conv2d(in_chans, channels, patch_size, patch_size), *_normed(norm, channels, normed))
     stride, half = patch_size // 2, channels // 2
     back = nn.Identity() if channel_first(norm) else Permute(0, 3, 1, 2)
-    return nn.Sequential(
+    return Overlapping(
         nn.Conv2d(in_chans, half, stride + 1, stride, padding=1),
         *_normed(norm, half, normed, wide=False),
         back,
@@ -35,6 +37,29 @@ def patch_embed(version: str, in_chans: int, channels: int, patch_size: int, nor
         nn.Conv2d(half, channels, stride + 1, stride, padding=1),
         *_normed(norm, channels, normed),
     )
+
+
+class Overlapping(nn.Sequential):
+    """Patch embedding v2; in channels-last networks its first half is one operator where ``fits`` says so."""
+
+    HEAD = 5  # convolution, change of layout, norm, change back, GELU
+
+    def forward(self, x: Tensor) -> Tensor:
+        head, rest = list(self)[: self.HEAD], list(self)[self.HEAD :]
+        if self._ordinary(*head) and fits(x, head[0].weight):
+            conv, norm = head[0], head[2]
+            x = conv_norm_gelu(x, conv.weight, conv.bias, norm.weight, norm.bias, norm.eps)
+        else:
+            rest = (*head, *rest)
+        for module in rest:
+            x = module(x)
+        return x
+
+    def _ordinary(self, conv: nn.Module, change: nn.Module, norm: nn.Module, back: nn.Module, act: nn.Module) -> bool:
+        """Whether the first half is ``vmamba_ops.conv_norm_gelu``, nothing exchanged or hooked."""
+        plain = type(conv) is nn.Conv2d and conv.stride == (2, 2) and conv.bias is not None
+        known = type(norm) is LayerNorm and type(act) is nn.GELU and act.approximate == "none"
+        return plain and known and not hooked(conv, change, norm, back, act)
 
 
 class PatchMerging(nn.Module):

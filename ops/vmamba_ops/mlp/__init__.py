@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..half import autocast, kind, products_in_half
 from ..layer_norm import add_layer_norm
 from . import plan
-
-HALF = (torch.float16, torch.bfloat16)
 
 
 @torch.compiler.assume_constant_result
@@ -22,20 +21,10 @@ def _roomy(device: torch.device) -> bool:
     return torch.cuda.get_device_properties(device).shared_memory_per_block_optin >= plan.SHARED
 
 
-def _autocast(x: Tensor) -> bool:
-    return x.is_cuda and torch.is_autocast_enabled("cuda")
-
-
-def _kind(x: Tensor) -> torch.dtype:
-    """The dtype that products have here."""
-    return torch.get_autocast_dtype("cuda") if _autocast(x) else x.dtype
-
-
 def fits(x: Tensor, fc1_weight: Tensor) -> bool:
     """Whether the kernels take an MLP with this input and this first weight (hidden, C) here: a GPU, 16 bits."""
     hidden, channels = fc1_weight.shape
-    half = x.is_cuda and _kind(x) in HALF and x.dtype in (torch.float32, *HALF)
-    return half and plan.takes(channels, hidden, torch.is_grad_enabled()) and _roomy(x.device)
+    return products_in_half(x) and plan.takes(channels, hidden, torch.is_grad_enabled()) and _roomy(x.device)
 
 
 def fits_whole(x: Tensor, fc1_weight: Tensor) -> bool:
@@ -80,7 +69,7 @@ def mlp(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2
     if fits(x, fc1_weight):
         from .triton import mlp as fused  # here, so that Triton is imported by those alone who run it
 
-        return fused(x, *own.values(), _kind(x))
+        return fused(x, *own.values(), kind(x))
     return F.linear(F.gelu(F.linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
 
 
@@ -113,7 +102,7 @@ def add_norm_mlp(
     if fits_whole(x, fc1_weight):
         from .triton import add_norm_mlp as fused
 
-        return fused(x, branch, norm_weight, norm_bias, eps, *own.values(), _kind(x))
-    out_dtype = _kind(x) if _autocast(x) else None
+        return fused(x, branch, norm_weight, norm_bias, eps, *own.values(), kind(x))
+    out_dtype = kind(x) if autocast(x) else None
     total, y = add_layer_norm(x, branch, norm_weight, norm_bias, eps, out_dtype=out_dtype)
     return total + mlp(y, *own.values())

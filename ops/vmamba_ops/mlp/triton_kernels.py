@@ -7,35 +7,9 @@ sums; what is between the two products is float32. Bias gradients are sums per p
 import triton
 import triton.language as tl
 
+from ..triton_gelu import gelu, gelu_slope
+
 LOWEST = tl.constexpr(-3e38)
-
-
-@triton.jit
-def _upper_tail(z):
-    """The normal distribution's 1 - Phi(z) for z >= 0, as 2 to a polynomial: 1.6e-5 relative, 2.4e-7 z absolute."""
-    p = -1.70378042e-06 * z + 5.93628597e-05
-    p = p * z - 0.000916963271
-    p = p * z + 0.0084753453
-    p = p * z - 0.0539472789
-    p = p * z - 0.458410898
-    p = p * z - 1.15130843
-    return tl.exp2(p * z - 0.999983121)
-
-
-@triton.jit
-def _gelu(v):
-    """v Phi(v), the form with erf."""
-    z = tl.abs(v)
-    return tl.maximum(v, 0.0) - z * _upper_tail(z)
-
-
-@triton.jit
-def _gelu_slope(v):
-    """(gelu(v), its derivative Phi(v) + v phi(v))."""
-    z = tl.abs(v)
-    tail = _upper_tail(z)
-    density = 0.3989422804 * tl.exp2(-0.7213475204 * v * v)
-    return tl.maximum(v, 0.0) - z * tail, tl.where(v > 0, 1.0 - tail, tail) + v * density
 
 
 @triton.jit
@@ -117,7 +91,7 @@ def mlp_inference(
     at1, at2 = w1 + c[:, None] + j[None, :] * C, w2 + c[None, :] * H + j[:, None]
     for first in tl.range(0, H, BH, num_stages=STAGES):
         h = _into(y0, y1, y2, at1 + first * C, P, PIECES)
-        g = _gelu(h + tl.load(b1 + first + j)[None, :]).to(kind)
+        g = gelu(h + tl.load(b1 + first + j)[None, :]).to(kind)
         a0, a1, a2 = _out_of(g, a0, a1, a2, at2 + first, P * H, PIECES)
     _store(out, at, ok, a0, a1, a2, P, PIECES)
 
@@ -145,7 +119,7 @@ def mlp_forward(
             stored = h.to(kind)
             tl.store(at_h + first, stored, mask=ok)
             h = stored.to(tl.float32)
-        a0, a1, a2 = _out_of(_gelu(h).to(kind), a0, a1, a2, at2 + first, P * H, PIECES)
+        a0, a1, a2 = _out_of(gelu(h).to(kind), a0, a1, a2, at2 + first, P * H, PIECES)
     _store(out, at, ok, a0, a1, a2, P, PIECES)
 
 
@@ -177,7 +151,7 @@ def mlp_backward(
         h = tl.load(hidden + at_h + first, mask=ok, other=0.0).to(tl.float32)
         dg = _into(d0, d1, d2, at2 + first, P * H, PIECES)
         h = tl.maximum(h, tl.minimum(dg, LOWEST))  # h itself, but now all is computed once, in the product's layout
-        g, slope = _gelu_slope(h)
+        g, slope = gelu_slope(h)
         dh = dg * slope
         tl.store(active + at_h + first, g.to(kind), mask=ok)
         tl.store(dhidden + at_h + first, dh.to(kind), mask=ok)

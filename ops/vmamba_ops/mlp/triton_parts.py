@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .triton_kernels import _gelu
+from ..triton_gelu import gelu
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -22,4 +22,4 @@ def mlp_expand(
     for first in tl.range(0, C, BK, num_stages=STAGES):
         h = tl.dot(tl.load(at_y + first, mask=ok, other=0.0), tl.load(at_w + first), h)
     h += tl.load(b1 + column)[None, :]
-    tl.store(active + row[:, None] * H + column[None, :], _gelu(h).to(y.dtype.element_ty), mask=ok)
+    tl.store(active + row[:, None] * H + column[None, :], gelu(h).to(y.dtype.element_ty), mask=ok)
