@@ -4,6 +4,7 @@ Triton inspects every argument of every launch: about 20 microseconds for the sc
 once for each device and alignment of the tensors, and afterwards calls what was compiled.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -12,6 +13,12 @@ from torch import Tensor
 from torch.library import wrap_triton
 
 DIRECT = triton.knobs.runtime.interpret  # the interpreter's kernels are no JITFunctions: no wrapping, nothing compiled
+
+
+@cache
+def processors(device: int | None) -> int:
+    """Multiprocessors of a GPU; of the interpreter, whose tensors have no device's number, two."""
+    return 2 if device is None else torch.cuda.get_device_properties(device).multi_processor_count
 
 
 class Launch:

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from .. import flops, nvrtc, partials
 from ..eager import plain
-from ..triton_launch import Launch
+from ..triton_launch import Launch, processors
 from . import triton_kernels
 
 WARPS = 4
@@ -29,13 +29,8 @@ torch.library.define(
 )
 
 
-@cache
-def _processors(device: int | None) -> int:
-    return 2 if device is None else torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def _programs(direction: str, positions: int, device: int | None) -> int:
-    return min(triton.cdiv(positions, ROWS[direction]), RESIDENT[direction] * _processors(device))
+    return min(triton.cdiv(positions, ROWS[direction]), RESIDENT[direction] * processors(device))
 
 
 @cache

@@ -11,16 +11,11 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..triton_launch import Launch
+from ..triton_launch import Launch, processors
 from . import triton_kernels
 
 _ELEMENTS = 2048  # of a program's tile
 _RESIDENT = 4  # programs of the backward on a multiprocessor
-
-
-@cache
-def _processors(device: int | None) -> int:
-    return 2 if device is None else torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @cache
@@ -34,7 +29,7 @@ def _plan(direction: str, device: int | None, rows: int, channels: int, dtypes: 
         programs, scalars = triton.cdiv(rows, tile), (rows, eps)
         constants = {"ADD": flags[0]} | sizes
     else:
-        programs, scalars = min(triton.cdiv(rows, tile), _RESIDENT * _processors(device)), (rows,)
+        programs, scalars = min(triton.cdiv(rows, tile), _RESIDENT * processors(device)), (rows,)
         constants = {"TOTAL": flags[0], "BRANCH": flags[1]} | sizes
     return Launch(
         getattr(triton_kernels, f"layer_norm_{direction}"), (programs,), scalars, constants, warps, None
