@@ -100,12 +100,14 @@ def test_runs_of_other_tasks_keep_their_own_metric(tmp_path, capsys):
     assert "of runs without it their own, val/mIoU" in out and "task=cls: val/acc1 81.50" in out
 
 
-def test_a_run_that_goes_on_shows_its_best_so_far_and_how_to_go_on(sweep, capsys):
+def test_a_run_that_goes_on_shows_its_best_so_far_and_how_to_go_on(sweep, capsys, monkeypatch):
     submit(sweep)
+    monkeypatch.chdir(sweep.parent)  # a path is told as it is typed from here
     assert main([str(sweep)]) == 0
     text = (sweep / "report" / "report.md").read_text()
-    assert "| 6 | 16 | 0 | failed | 1.00 so far |" in text and "Best: d_state=4" in text and f"resume {sweep}`" in text
-    assert f"resume {sweep}</code>" in (sweep / "report" / "report.html").read_text()
+    assert "| 6 | 16 | 0 | failed | 1.00 so far |" in text and "Best: d_state=4" in text
+    assert f"resume {sweep.name}`" in text
+    assert f"resume {sweep.name}</code>" in (sweep / "report" / "report.html").read_text()
 
 
 def test_before_any_run_has_finished_the_best_so_far_is_told(tmp_path, capsys):
