@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import flops, nvrtc, partials
+from .. import flops, partials
 from ..eager import plain
 from ..triton_launch import Launch, processors
 from . import triton_kernels
@@ -68,12 +68,7 @@ def _backward(dout, x, weight, bias, norm_weight, norm_bias, eps):
     programs = _programs("backward", dout.numel() // channels, device)
     parts = weight.new_empty((programs, (PATCH + 3) * channels))
     _run("backward", eps, x, weight, bias, norm_weight, norm_bias, dout, parts)
-    split = parts.split([PATCH * channels, channels, channels, channels], 1)
-    if not parts.is_cuda or nvrtc.missing():
-        sums = [part.sum(0) for part in split]
-    else:
-        sums = [part.new_empty(part.shape[1:]) for part in split]
-        partials.add(*zip(split, sums, strict=True))
+    sums = partials.summed(*parts.split([PATCH * channels, channels, channels, channels], 1))
     return sums[0].view(weight.shape), *sums[1:]
 
 

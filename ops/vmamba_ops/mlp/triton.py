@@ -7,7 +7,7 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .. import flops, nvrtc, partials
+from .. import flops, partials
 from ..eager import plain
 from ..triton_launch import Launch
 from . import plan, triton_kernels, triton_parts
@@ -76,22 +76,13 @@ def _backward(dout, hidden, y, w1, w2):
     active, dhidden, dy = torch.empty_like(hidden), torch.empty_like(hidden), torch.empty_like(y)
     sums = _float(y, programs, width), _float(y, programs, channels)
     _run("backward", w1, dout, w1, w2, hidden, active, dhidden, dy, *sums)
-    db1, db2 = _added(*sums)
+    db1, db2 = partials.summed(*sums)
     dw1 = dhidden.view(rows, width).t() @ y.view(rows, channels)
     return dy, dw1, db1, dout.view(rows, channels).t() @ active.view(rows, width), db2
 
 
 def _float(like: Tensor, *shape: int) -> Tensor:
     return like.new_empty(shape, dtype=torch.float32)
-
-
-def _added(*parts: Tensor) -> list[Tensor]:
-    """Each summed over its first dimension."""
-    if not parts[0].is_cuda or nvrtc.missing():
-        return [p.sum(0) for p in parts]
-    sums = [torch.empty_like(p[0]) for p in parts]
-    partials.add(*zip(parts, sums, strict=True))
-    return sums
 
 
 def _like_total(x: Tensor, branch: Tensor | None) -> Tensor:
