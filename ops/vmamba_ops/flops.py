@@ -49,21 +49,24 @@ def register(op: str) -> None:
     register_flop_formula(getattr(torch.ops.vmamba_ops, f"{op}_backward"))(_backward)
 
 
-def _ss2d(x_shape: Any, rows: Any, weight_shape: Any, *_, **__) -> int:
-    """Four routes' scan with one state, and their dt up-projection (a multiply-add counted twice)."""
+def _ss2d(x_shape: Any, x_proj_shape: Any, weight_shape: Any, *_, **__) -> int:
+    """Four routes' scan with one state, the projection of x and that of dt (a multiply-add counted twice)."""
     batch, height, width, dim = x_shape
     routes, _, rank = weight_shape
-    return scan_flops(batch, height * width, routes * dim, 1) + 2 * batch * height * width * routes * dim * rank
+    products = prod(x_proj_shape) + routes * dim * rank
+    return scan_flops(batch, height * width, routes * dim, 1) + 2 * batch * height * width * products
 
 
-def _ss2d_backward(dy_shape: Any, states: Any, x_shape: Any, rows: Any, weight_shape: Any, *_, **__) -> int:
-    return 2 * _ss2d(x_shape, rows, weight_shape)
+def _ss2d_backward(
+    dy: Any, rows: Any, states: Any, x_shape: Any, x_proj_shape: Any, weight_shape: Any, *_, **__
+) -> int:
+    return 2 * _ss2d(x_shape, x_proj_shape, weight_shape)
 
 
 def register_ss2d() -> None:
-    """Register ``vmamba_ops::ss2d_scan`` and its backward, once."""
-    register_flop_formula(torch.ops.vmamba_ops.ss2d_scan)(_ss2d)
-    register_flop_formula(torch.ops.vmamba_ops.ss2d_scan_backward)(_ss2d_backward)
+    """Register ``vmamba_ops::ss2d`` and its backward, once."""
+    register_flop_formula(torch.ops.vmamba_ops.ss2d)(_ss2d)
+    register_flop_formula(torch.ops.vmamba_ops.ss2d_backward)(_ss2d_backward)
 
 
 def _mlp(y_shape: Any, w1_shape: Any, *_, **__) -> int:

@@ -209,7 +209,7 @@ def test_types_under_autocast():
 @pytest.mark.gpu
 @on_gpu
 def test_training_compiled_on_a_gpu():
-    torch.manual_seed(0)
+    torch.compiler.reset()  # of a bare torch.compile, torch 2.11's inductor fails for images of many sizes
     network = VMamba(**SMALL | {"backend": "fused", "drop_path": 0.1}).cuda().train()
     compiled = torch.compile(network, fullgraph=True)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-2, fused=True)

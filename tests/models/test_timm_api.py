@@ -46,7 +46,7 @@ def test_released_norm_and_forward_type_unless_overridden():
     released = vmamba.create_model("vmamba_tiny_0230", depths=[1], dims=[8])
     assert released.norm_kind == "ln" and released.layers[0].blocks[0].op.projection == "einsum"
     other = vmamba.create_model("vmamba_tiny_0230", depths=[1], dims=[8], norm="ln2d", forward_type="v05")
-    assert other.norm_kind == "ln2d" and other.layers[0].blocks[0].op.projection == "conv"
+    assert other.output_fmt == "NCHW" and other.layers[0].blocks[0].op.projection == "conv"
 
 
 @pytest.mark.parametrize("norm", ["ln", "ln2d", "bn"])

@@ -28,10 +28,10 @@ def _inputs(shape, x_type=FULL, branch_type=FULL):
     return [t.requires_grad_() for t in tensors]
 
 
-def _exact(tensors, total_type):
+def _exact(tensors, total_type, scale=None):
     """total, y and a function to differentiate, in float64; total is rounded to its type before it is normalised."""
     x, branch, weight, bias = (t.detach().double().requires_grad_() for t in tensors)
-    total = x + branch
+    total = x + (branch if scale is None else branch * scale.double().view(-1, *[1] * (x.dim() - 1)))
     rounded = total + (total.to(total_type).double() - total).detach()
     return (x, branch, weight, bias), (rounded, naive.layer_norm(rounded, weight, bias, 1e-5, None))
 
@@ -43,25 +43,30 @@ def _close(got, expected, tolerance, what):
 
 @pytest.fixture
 def poisoned(monkeypatch):
-    empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *a, **k: empty(*a, **k).fill_(torch.nan))
+    for owner, name in ((torch, "empty_like"), (torch.Tensor, "new_empty")):
+        make = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, make=make, **k: make(*a, **k).fill_(torch.nan))
 
 
 @kernels
+@pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("types", TYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_triton_against_float64(shape, types, poisoned):
+def test_triton_against_float64(shape, types, scaled, poisoned):
     from vmamba_ops.layer_norm import triton as backend
 
+    scale = torch.arange(shape[0], device=DEVICE) * 0.75 if scaled else None
     x_type, branch_type, out_type = types
     inputs = _inputs(shape, x_type, branch_type)
     if shape[-1] == 1:
         inputs = [t.detach().abs().requires_grad_() for t in inputs]
-    total, y = backend.add_norm(*inputs, 1e-5, out_type)
-    exact, (total_, y_) = _exact(inputs, total.dtype)
+    x, branch, *own = inputs
+    total, y = backend.add_norm(x, branch, scale, *own, 1e-5, out_type)
+    exact, (total_, y_) = _exact(inputs, total.dtype, scale)
     assert total.dtype == torch.promote_types(x_type, branch_type) and y.dtype == out_type
     with torch.no_grad():  # which goes around autograd
-        bare = *backend.add_norm(*inputs, 1e-5, out_type), backend.norm(total, None, *inputs[2:], 1e-5, out_type)
+        again = backend.add_norm(x, branch, scale, *own, 1e-5, out_type)
+        bare = *again, backend.add_norm(total, None, None, *own, 1e-5, out_type)[1]
     assert not any(t.requires_grad for t in bare)
     assert all(torch.equal(a, b) for a, b in zip(bare, (total, y, y), strict=True))
     weights = [torch.randn_like(t) for t in (total, y)]
@@ -87,13 +92,12 @@ def test_triton_alone_without_a_branch_and_in_other_layouts(poisoned):
     expected = F.layer_norm(turned, (40,), weight, bias)
     dy = torch.randn_like(expected)
     wanted = torch.autograd.grad(expected, (x, weight, bias), dy)
-    alone = backend.norm(turned, None, weight, bias, 1e-5, None)
-    total, y = backend.add_norm(turned, None, weight, bias, 1e-5, None)
-    assert torch.equal(total, turned) and torch.equal(y, alone)
+    total, alone = backend.add_norm(turned, None, None, weight, bias, 1e-5, None)
+    assert total is turned
     torch.testing.assert_close(alone, expected, atol=1e-5, rtol=1e-5)
-    for a, b in zip(torch.autograd.grad(alone, (x, weight, bias), dy), wanted, strict=True):
+    for a, b in zip(torch.autograd.grad(alone, (x, weight, bias), dy, retain_graph=True), wanted, strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
-    both = torch.autograd.grad([total, y], x, [torch.ones_like(total), dy])[0]
+    both = torch.autograd.grad([total, alone], x, [torch.ones_like(total), dy])[0]
     torch.testing.assert_close(both, wanted[0] + 1, atol=1e-4, rtol=1e-4)
 
 
@@ -102,7 +106,7 @@ def test_triton_with_one_of_the_two_results_unused():
     from vmamba_ops.layer_norm import triton as backend
 
     x, branch, weight, bias = _inputs((4, 48), branch_type=HALF)
-    total, y = backend.add_norm(x, branch, weight, bias, 1e-5, None)
+    total, y = backend.add_norm(x, branch, None, weight, bias, 1e-5, None)
     dx, dbranch = torch.autograd.grad(total.sum(), (x, branch), retain_graph=True)
     assert torch.equal(dx, torch.ones_like(x)) and torch.equal(dbranch, torch.ones_like(branch))
     alone = torch.autograd.grad(y.square().sum(), (x, weight))
@@ -118,7 +122,7 @@ def test_same_bits_every_time():
     x, branch, weight, bias = _inputs((700, 96), branch_type=HALF)
     runs = []
     for _ in range(3):
-        total, y = backend.add_norm(x, branch, weight, bias, 1e-5, HALF)
+        total, y = backend.add_norm(x, branch, None, weight, bias, 1e-5, HALF)
         runs.append(torch.autograd.grad((total.sum(), y.float().square().sum()), (x, branch, weight, bias)))
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
 
@@ -133,7 +137,10 @@ def test_the_functions(backend):
     y = layer_norm(x + branch, weight, bias, out_dtype=BRAIN, backend=backend)
     assert y.dtype == BRAIN
     torch.testing.assert_close(y, expected.to(BRAIN), atol=2e-2, rtol=1e-2)
-    assert add_layer_norm(x, None, weight, bias, backend=backend)[0] is x or GPU
+    assert add_layer_norm(x, None, weight, bias, backend=backend)[0] is x
+    factor = torch.tensor([0.0, 1.5], device=DEVICE)
+    total, _ = add_layer_norm(x, branch, weight, bias, scale=factor, backend=backend)
+    torch.testing.assert_close(total, x + branch * factor[:, None, None])
     double = layer_norm(x.double(), weight.double(), bias.double(), backend=backend)
     assert double.dtype == torch.float64
 
@@ -151,16 +158,41 @@ def test_the_compiler_sees_torchs_own():
     assert len(graphs) == 1 and "layer_norm" in graphs[0]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+@pytest.mark.parametrize("scaled", [False, True])
+def test_one_operator_where_a_compiler_is_told_so(scaled):
+    x, branch, weight, bias = _inputs((4, 6, 5, 96), branch_type=BRAIN)
+    scale = torch.tensor([0.0, 1.5, 1.5, 0.0], device=DEVICE) if scaled else None
+    operator = torch.ops.vmamba_ops.add_layer_norm.default
+    for given in (branch, scale), (None, None):
+        torch.library.opcheck(operator, (x, *given, weight, bias, 1e-5, BRAIN))
+
+    def step(*tensors):
+        return add_layer_norm(*tensors, scale=scale, out_dtype=BRAIN, backend="triton")
+
+    results = []
+    for call in (torch.compile(step, fullgraph=True), step):
+        total, y = call(x, branch, weight, bias)
+        loss = total.square().sum() + (y.float() * x.detach()).sum()
+        results.append([total, y, *torch.autograd.grad(loss, (x, branch, weight, bias))])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
 def test_refusals():
     x, branch, weight, bias = _inputs((2, 3, 24))
     for arguments, kind, said in (
-        ((x, branch[:1], weight, bias), ValueError, r"branch is \(1, 3, 24\); it takes the shape of x, \(2, 3, 24\)"),
-        ((x, branch, weight[1:], bias), ValueError, r"weight is \(23,\); it takes \(24,\)"),
+        ((x, branch[:1], weight, bias), ValueError, r"branch is \(1, 3, 24\); it takes \(2, 3, 24\), as x is"),
+        ((x, branch, weight[1:], bias), ValueError, r"weight is \(23,\); it takes \(24,\), as x is \(2, 3, 24\)"),
         ((x, branch, weight, bias.long()), TypeError, "bias is torch.int64; it takes a floating dtype"),
         ((x[0, 0], None, weight, bias), ValueError, r"x is \(24,\); it takes \(..., channels\)"),
     ):
         with pytest.raises(kind, match="add_layer_norm: " + said):
             add_layer_norm(*arguments)
+    with pytest.raises(ValueError, match=r"add_layer_norm: scale is \(24,\); it takes \(2,\)"):
+        add_layer_norm(x, branch, weight, bias, scale=bias)
+    with pytest.raises(ValueError, match="add_layer_norm: scale is of the branch, and there is none"):
+        add_layer_norm(x, None, weight, bias, scale=bias[:2])
     with pytest.raises(RuntimeError, match="layer_norm: unknown backend 'apex'; choose auto, naive, torch, triton"):
         layer_norm(x, weight, bias, backend="apex")
     wide = torch.zeros(1, 5000, device=DEVICE)

@@ -62,8 +62,8 @@ def test_selective_scan(traced, sizes):
 def test_fused(traced, sizes):
     x = traced.permute(0, 2, 3, 1).contiguous()
     x = OPS.dwconv_silu(x, empty(C, 1, 3, 3), None)
-    rows = empty(B, *x.shape[1:3], 4 * (RANK + 2), dtype=torch.bfloat16)
-    y, _ = OPS.ss2d_scan(x, rows, empty(4, C, RANK), *(empty(4, C) for _ in range(3)), True)
+    x_proj = empty(4 * (RANK + 2), C, dtype=torch.bfloat16)
+    y, *_ = OPS.ss2d(x, x_proj, empty(4, C, RANK), *(empty(4, C) for _ in range(3)), True)
     assert y.shape == x.shape and not demands(sizes)
 
 

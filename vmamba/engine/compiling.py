@@ -13,7 +13,7 @@ def compile(model: nn.Module, cfg) -> None:
     """
     mode = str(cfg.compile_mode)
     if str(cfg.model.family) == "vmamba":
-        models.compile(model, mode, sizes_vary=str(cfg.task.name) != "cls")
+        models.compile(model, mode)
     else:
         model.compile(mode=None if mode == "default" else mode)
 

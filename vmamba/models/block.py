@@ -1,10 +1,12 @@
 """A residual block, and a stage of them with the downsampling that follows."""
 
+from functools import partial
+
 from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from vmamba.models.layers import LayerNorm, Mlp, channel_first, hooked, make_norm, normed
+from vmamba.models.layers import LayerNorm, Mlp, Stream, channel_first, dropped, hooked, make_norm, normed
 from vmamba.models.ss2d import SS2D
 from vmamba_ops import add_norm_mlp
 from vmamba_ops.mlp import fits_whole
@@ -31,22 +33,25 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        branch = None
+        return self.carry(Stream(x)).added()
+
+    def carry(self, stream: Stream) -> Stream:
+        """The same, with the last addition left to the next norm."""
         if self.has_scan:
-            x, y = normed(self.norm, x, branch)
-            branch = self.drop_path(self.op(y))
+            x, y = normed(self.norm, stream)
+            stream = dropped(self.drop_path, x, self.op(y))
         if self.has_mlp:
-            if self._whole(x):
-                norm = self.norm2
-                return add_norm_mlp(x, branch, norm.weight, norm.bias, *self.mlp.own(), norm.eps)
-            x, y = normed(self.norm2, x, branch)
-            branch = self.drop_path(self.mlp(y))
-        return x + branch
+            if self._whole(stream.x):
+                norm, own = self.norm2, self.mlp.own()
+                return Stream(add_norm_mlp(stream.x, stream.branch, norm.weight, norm.bias, *own, norm.eps))
+            x, y = normed(self.norm2, stream)
+            stream = dropped(self.drop_path, x, self.mlp(y))
+        return stream
 
     def _whole(self, x: Tensor) -> bool:
         """Whether the second half of the block is one operator here, which goes around its modules."""
         idle = not self.training or isinstance(self.drop_path, nn.Identity)
-        known = type(self.norm2) is LayerNorm and self.mlp.ordinary() and not hooked(self.mlp)
+        known = type(self.norm2) is LayerNorm and self.mlp.ordinary() and not hooked(self.norm2, self.mlp)
         return idle and known and fits_whole(x, self.mlp.fc1.weight)
 
 
@@ -62,6 +67,13 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The features of this stage, before its downsampling."""
         recompute = self.grad_checkpointing and self.training
+        stream = Stream(x)
         for block in self.blocks:
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        return x
+            step = block.carry if type(block) is Block and not hooked(block) else partial(_called, block)
+            stream = Stream(*checkpoint(step, stream, use_reentrant=False)) if recompute else step(stream)
+        return stream.added()
+
+
+def _called(block: nn.Module, stream: Stream) -> Stream:
+    """A block that is watched, or has been exchanged: as a module."""
+    return Stream(block(stream.added()))

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from vmamba.models.layers import Mlp
+from vmamba.models.layers import LayerNorm, Mlp
 
 
-def compile(model: nn.Module, mode: str = "default", *, sizes_vary: bool = False) -> nn.Module:
+def compile(model: nn.Module, mode: str = "default") -> nn.Module:
     """Compiles ``model``, a VMamba or what holds one, in place as one graph; names in the state dict stay.
 
     A bare ``torch.compile(model)`` works too and is slower: inductor then takes (B, H, W, C) maps for the convolutions'
@@ -14,15 +14,13 @@ def compile(model: nn.Module, mode: str = "default", *, sizes_vary: bool = False
 
     Args:
         mode: torch.compile's: "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
-        sizes_vary: images of many sizes, as in detection: leaves out an analysis that torch 2.11 fails in then.
     Returns:
         ``model`` itself.
     """
     options = torch._inductor.list_mode_options(mode) | {"layout_optimization": False}
-    if sizes_vary:
-        options["triton.coalesce_tiling_analysis"] = False
+    options["triton.coalesce_tiling_analysis"] = False  # torch 2.11's fails for images of many sizes, and gains nothing
     for module in model.modules():
-        if isinstance(module, Mlp):
+        if isinstance(module, LayerNorm | Mlp):
             module.fused_training = True  # otherwise the graph is so short that every map's layout would be turned
     model.compile(fullgraph=True, options=options)
     return model

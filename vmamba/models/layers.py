@@ -4,12 +4,15 @@ Weights have the same names and shapes in either layout, so one checkpoint serve
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vmamba_ops import add_layer_norm, layer_norm, mlp
+from vmamba_ops.layer_norm import add, takes
 from vmamba_ops.mlp import fits
 
 ACTIVATIONS = {"silu": nn.SiLU, "gelu": nn.GELU, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}
@@ -25,6 +28,21 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+class Stream(NamedTuple):
+    """The residual stream with its last branch not yet added: x + scale * branch.
+
+    The norm that comes next adds them. scale: (B,), stochastic depth's factor of each image, or None for 1.
+    """
+
+    x: Tensor
+    branch: Tensor | None = None
+    scale: Tensor | None = None
+
+    def added(self) -> Tensor:
+        """The sum, of x's shape."""
+        return add(*self)
+
+
 class LayerNorm(nn.LayerNorm):
     """LayerNorm over the last axis, eps 1e-5.
 
@@ -35,18 +53,26 @@ class LayerNorm(nn.LayerNorm):
     def __init__(self, channels: int, *, wide: bool = False) -> None:
         super().__init__(channels)
         self.wide = wide
+        self.fused_training = False  # whether a compiled training step takes the operator: see compiling.py
 
     def _out_dtype(self, x: Tensor) -> torch.dtype | None:
         if self.wide or not (x.is_cuda and torch.is_autocast_enabled("cuda")):
             return None
         return torch.get_autocast_dtype("cuda")
 
-    def forward(self, x: Tensor) -> Tensor:
-        return layer_norm(x, self.weight, self.bias, self.eps, out_dtype=self._out_dtype(x))
+    def _how(self, x: Tensor) -> dict:
+        out_dtype = self._out_dtype(x)
+        step = self.fused_training and torch.is_grad_enabled() and torch.compiler.is_compiling()
+        ours = step and out_dtype is not None and takes(x)
+        return {"out_dtype": out_dtype, "backend": "triton" if ours else "auto"}
 
-    def after(self, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
-        """x + branch (or x alone) and the norm of it."""
-        return add_layer_norm(x, branch, self.weight, self.bias, self.eps, out_dtype=self._out_dtype(x))
+    def forward(self, x: Tensor) -> Tensor:
+        return layer_norm(x, self.weight, self.bias, self.eps, **self._how(x))
+
+    def after(self, stream: Stream) -> tuple[Tensor, Tensor]:
+        """The sum of the stream, and the norm of it."""
+        x, branch, scale = stream
+        return add_layer_norm(x, branch, self.weight, self.bias, self.eps, scale=scale, **self._how(x))
 
 
 class LayerNorm2d(LayerNorm):
@@ -55,8 +81,8 @@ class LayerNorm2d(LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         return to_first(super().forward(to_last(x)))
 
-    def after(self, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
-        total = x if branch is None else x + branch
+    def after(self, stream: Stream) -> tuple[Tensor, Tensor]:
+        total = stream.added()
         return total, self(total)
 
 
@@ -95,12 +121,23 @@ def make_norm(kind: str, channels: int, *, wide: bool = False) -> nn.Module:
     return LayerNorm2d(channels, wide=wide) if channel_first(kind) else LayerNorm(channels, wide=wide)
 
 
-def normed(norm: nn.Module, x: Tensor, branch: Tensor | None) -> tuple[Tensor, Tensor]:
-    """x + branch (or x alone) and ``norm`` of it, together where that is faster."""
-    if isinstance(norm, LayerNorm):
-        return norm.after(x, branch)
-    total = x if branch is None else x + branch
+def normed(norm: nn.Module, stream: Stream) -> tuple[Tensor, Tensor]:
+    """The sum of the stream and ``norm`` of it, together where that is faster."""
+    if isinstance(norm, LayerNorm) and not hooked(norm):
+        return norm.after(stream)
+    total = stream.added()
     return total, norm(total)
+
+
+def dropped(path: nn.Module, x: Tensor, branch: Tensor) -> Stream:
+    """The stream ``x`` with a branch that goes through ``path``, timm's stochastic depth or nothing."""
+    if type(path) is not DropPath or hooked(path):
+        return Stream(x, path(branch))
+    if not path.training or path.drop_prob == 0:
+        return Stream(x, branch)
+    keep = 1 - path.drop_prob
+    scale = x.new_empty(x.shape[0], dtype=torch.float32).bernoulli_(keep)
+    return Stream(x, branch, scale / keep if path.scale_by_keep and keep > 0 else scale)
 
 
 def make_linear(first: bool) -> Callable[..., nn.Linear]:

@@ -19,12 +19,16 @@ def _patches(x, first, positions, height, width, up, across, T: tl.constexpr, ki
     p = first + tl.arange(0, T)
     image, at = p // (up * across), p % (up * across)
     k = tl.arange(0, K)
-    row = (at // across * 2 - 1)[:, None] + (k // 9)[None, :]
-    column = (at % across * 2 - 1)[:, None] + (k % 9 // 3)[None, :]
+    # by comparisons: LLVM makes 8-bit pairs of k % 9 // 3, whose sums ptxas 12.8 gets wrong (add.s16x2 of a constant)
+    down = (k >= 9).to(tl.int32) + (k >= 18)
+    right = (k >= 9 * down + 3).to(tl.int32) + (k >= 9 * down + 6)
+    colour = k - 9 * down - 3 * right
+    row = (at // across * 2 - 1)[:, None] + down[None, :]
+    column = (at % across * 2 - 1)[:, None] + right[None, :]
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     ok = inside & (p < positions)[:, None] & (k < OWN)[None, :]
     start = (image.to(tl.int64) * (height * width * 3))[:, None]
-    v = tl.load(x + start + (row * width + column) * 3 + (k % 3)[None, :], mask=ok, other=0.0)
+    v = tl.load(x + start + (row * width + column) * 3 + colour[None, :], mask=ok, other=0.0)
     return tl.where((k == OWN)[None, :], 1.0, v).to(kind)
 
 

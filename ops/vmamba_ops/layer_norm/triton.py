@@ -1,8 +1,4 @@
-"""LayerNorm in Triton for eager mode, as an ``autograd.Function`` around ``triton_kernels``.
-
-It is no ``torch.library`` operator, whose call would cost more than is gained on small maps: whoever watches (a
-compiler, an exporter, a FLOP counter) is given torch's own LayerNorm by the public functions.
-"""
+"""LayerNorm in Triton: plain eager calls go around the dispatcher, a compiler is shown one operator each way."""
 
 from functools import cache
 
@@ -11,95 +7,152 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .. import partials
+from ..eager import plain
 from ..triton_launch import Launch, processors
 from . import triton_kernels
 
-_ELEMENTS = 2048  # of a program's tile
+torch.library.define(
+    "vmamba_ops::add_layer_norm",
+    "(Tensor x, Tensor? branch, Tensor? scale, Tensor weight, Tensor bias, float eps, ScalarType out_dtype) "
+    "-> (Tensor total, Tensor y, Tensor stats)",
+)
+torch.library.define(
+    "vmamba_ops::add_layer_norm_backward",
+    "(Tensor dy, Tensor? dtotal, Tensor total, Tensor stats, Tensor? scale, Tensor weight, "
+    "ScalarType x_dtype, ScalarType? branch_dtype) -> (Tensor dx, Tensor dbranch, Tensor dweight, Tensor dbias)",
+)
+
+_ELEMENTS = {"forward": 2048, "backward": 1024}  # of a program's tile
 _RESIDENT = 4  # programs of the backward on a multiprocessor
 
 
 @cache
-def _plan(direction: str, device: int | None, rows: int, channels: int, dtypes: tuple, flags: tuple, eps: float):
-    """The launch and its number of programs; ``dtypes`` are the tensors', which a launch must not change."""
+def _plan(direction: str, device: int | None, shape: tuple[int, int, int], dtypes: tuple, flags: tuple, eps: float):
+    """The launch and its number of programs.
+
+    ``shape``: rows, rows to a number of scale, channels. ``dtypes`` are the tensors', which a launch must not change.
+    """
+    rows, area, channels = shape
     padded = triton.next_power_of_2(channels)
-    tile = max(1, _ELEMENTS // padded)
-    sizes = {"C": channels, "BC": padded, "T": tile}
-    warps = 4 if padded <= _ELEMENTS else 8
-    if direction == "forward":
-        programs, scalars = triton.cdiv(rows, tile), (rows, eps)
-        constants = {"ADD": flags[0]} | sizes
-    else:
-        programs, scalars = min(triton.cdiv(rows, tile), _RESIDENT * processors(device)), (rows,)
-        constants = {"TOTAL": flags[0], "BRANCH": flags[1]} | sizes
-    return Launch(
-        getattr(triton_kernels, f"layer_norm_{direction}"), (programs,), scalars, constants, warps, None
-    ), programs
+    tile = max(1, _ELEMENTS[direction] // padded)
+    constants = dict(flags) | {"C": channels, "BC": padded, "T": tile}
+    programs, scalars = triton.cdiv(rows, tile), (rows, area, eps)
+    if direction == "backward":
+        programs, scalars = min(programs, _RESIDENT * processors(device)), (rows, area)
+    function = getattr(triton_kernels, f"layer_norm_{direction}")
+    return Launch(function, (programs,), scalars, constants, 4 if padded <= 2048 else 8, None), programs
 
 
-def _run(direction: str, flags: tuple, eps: float, x: Tensor, *tensors: Tensor) -> None:
-    """Start the kernel; ``tensors`` in its order."""
-    channels = x.shape[-1]
-    plan, _ = _plan(direction, x.device.index, x.numel() // channels, channels, _types(tensors), flags, eps)
-    plan(*tensors)
+def _planned(direction: str, x: Tensor, scale: Tensor | None, tensors: tuple, eps: float = 0.0, **flags: bool):
+    rows = x.numel() // x.shape[-1]
+    shape = rows, rows if scale is None else rows // scale.numel(), x.shape[-1]
+    kinds, flags = tuple([t.dtype for t in tensors]), tuple(flags.items())
+    return _plan(direction, x.device.index, shape, kinds, flags, eps)
 
 
-def _types(tensors: tuple[Tensor, ...]) -> tuple[torch.dtype, ...]:
-    return tuple([t.dtype for t in tensors])
+def _total_dtype(x: Tensor, branch: Tensor | None) -> torch.dtype:
+    return x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
 
 
-def _forward(x, branch, weight, bias, eps, out_dtype) -> tuple[Tensor, Tensor, Tensor]:
-    """total, y, and mean and 1 / deviation of the rows."""
-    channels = x.shape[-1]
-    y = torch.empty(x.shape, dtype=out_dtype, device=x.device)
-    stats = torch.empty((x.numel() // channels, 2), dtype=torch.float32, device=x.device)
-    total, other = x, x
-    if branch is not None:
-        total, other = torch.empty(x.shape, dtype=_wider(x, branch), device=x.device), branch
-    _run("forward", (branch is not None,), eps, x, x, other, weight, bias, total, y, stats)
+def _empty_forward(x, branch, out_dtype) -> tuple[Tensor, Tensor, Tensor]:
+    """total (without a branch: of size 0), y, and mean and 1 / deviation of the rows."""
+    total = x.new_empty(0 if branch is None else x.shape, dtype=_total_dtype(x, branch))
+    rows = x.numel() // x.shape[-1]
+    return total, torch.empty_like(x, dtype=out_dtype), x.new_empty((rows, 2), dtype=torch.float32)
+
+
+def _forward(x, branch, scale, weight, bias, eps, out_dtype) -> tuple[Tensor, Tensor, Tensor]:
+    total, y, stats = _empty_forward(x, branch, out_dtype)
+    add = branch is not None
+    tensors = (x, branch if add else x, x if scale is None else scale, weight, bias, total if add else x, y, stats)
+    launch, _ = _planned("forward", x, scale, tensors, eps, ADD=add, SCALE=scale is not None)
+    launch(*tensors)
     return total, y, stats
 
 
-class _Norm(torch.autograd.Function):
-    """(x, branch or None, ...) -> y, or (total, y) if ``pair``."""
+def _empty_backward(total, weight, x_dtype, branch_dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dbranch = total.new_empty(0) if branch_dtype is None else torch.empty_like(total, dtype=branch_dtype)
+    sums = (weight.new_empty(weight.shape, dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(total, dtype=x_dtype), dbranch, *sums
+
+
+def _backward(dy, dtotal, total, stats, scale, weight, x_dtype, branch_dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x and branch (without one: of size 0), and in float32 of weight and bias."""
+    dx, dbranch, *_ = _empty_backward(total, weight, x_dtype, branch_dtype)
+    both = branch_dtype is not None
+    tensors = [
+        dy, total, stats, weight, total if scale is None else scale, total if dtotal is None else dtotal,
+        dx, dbranch if both else dx,
+    ]  # fmt: skip
+    flags = {"TOTAL": dtotal is not None, "BRANCH": both, "SCALE": scale is not None}
+    launch, programs = _planned("backward", total, scale, (*tensors, stats), **flags)
+    parts = total.new_empty((2, programs, total.shape[-1]), dtype=torch.float32)
+    launch(*tensors, parts)
+    return dx, dbranch, *_summed(parts)
+
+
+def _summed(parts: Tensor) -> list[Tensor]:
+    if parts.shape[-1] % 4:  # partials takes parts of whole 16 bytes
+        return list(parts.sum(1))
+    return partials.summed(*parts)
+
+
+@torch.library.register_fake("vmamba_ops::add_layer_norm")
+def _forward_fake(x, branch, scale, weight, bias, eps, out_dtype):
+    return _empty_forward(x, branch, out_dtype)
+
+
+@torch.library.register_fake("vmamba_ops::add_layer_norm_backward")
+def _backward_fake(dy, dtotal, total, stats, scale, weight, x_dtype, branch_dtype):
+    return _empty_backward(total, weight, x_dtype, branch_dtype)
+
+
+def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, branch, scale, weight, bias, _, _ = inputs
+    total, _, stats = output
+    ctx.save_for_backward(x if branch is None else total, stats, scale, weight)
+    ctx.types = x.dtype, None if branch is None else branch.dtype, bias.dtype
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, backward, dtotal: Tensor | None, dy: Tensor | None) -> tuple:
+    """Of the operator's inputs, by ``backward``."""
+    total, stats, scale, weight = ctx.saved_tensors
+    x_dtype, branch_dtype, bias_dtype = ctx.types
+    if dy is None:
+        dy = torch.zeros_like(total)
+    if branch_dtype is None:
+        dtotal = None  # x itself is handed out, not a total
+    dtotal = None if dtotal is None else dtotal.contiguous()
+    dx, dbranch, dw, db = backward(dy.contiguous(), dtotal, total, stats, scale, weight, x_dtype, branch_dtype)
+    dbranch = None if branch_dtype is None else dbranch
+    return dx, dbranch, None, dw.to(weight.dtype), db.to(bias_dtype), None, None
+
+
+class _Eager(torch.autograd.Function):
+    """The operator for plain eager calls, without the dispatcher."""
 
     @staticmethod
-    def forward(ctx, x, branch, weight, bias, eps, out_dtype, pair):
-        total, y, stats = _forward(x, branch, weight, bias, eps, out_dtype)
-        ctx.save_for_backward(total, stats, weight)
-        ctx.types = x.dtype, None if branch is None else branch.dtype, bias.dtype
-        ctx.set_materialize_grads(False)
-        return (total, y) if pair else y
+    def forward(ctx, *inputs):
+        output = _forward(*inputs)
+        _keep(ctx, inputs, output)
+        ctx.mark_non_differentiable(output[2])
+        return output
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, *gradients):
-        dtotal, dy = gradients if len(gradients) == 2 else (None, *gradients)
-        dx, dbranch, dweight, dbias = _backward(ctx, dy, dtotal)
-        return dx, dbranch, dweight, dbias, None, None, None
+    def backward(ctx, dtotal, dy, _):
+        return _gradients(ctx, _backward, dtotal, dy)
 
 
-def _backward(ctx, dy: Tensor | None, dtotal: Tensor | None) -> tuple[Tensor | None, ...]:
-    x_type, branch_type, bias_type = ctx.types
-    if dy is None:
-        return dtotal, None if dtotal is None or branch_type is None else dtotal.to(branch_type), None, None
-    total, stats, weight = ctx.saved_tensors
-    dy, channels = dy.contiguous(), total.shape[-1]
-    dx = torch.empty(total.shape, dtype=x_type, device=total.device)
-    apart = branch_type is not None and branch_type != x_type  # else one gradient serves both
-    dbranch = torch.empty(total.shape, dtype=branch_type, device=total.device) if apart else dx
-    dtotal_or = total if dtotal is None else dtotal.contiguous()
-    flags = dtotal is not None, apart
-    tensors = [dy, total, stats, weight, dtotal_or, dx, dbranch]
-    rows, kinds = total.numel() // channels, _types((*tensors, stats))
-    plan, programs = _plan("backward", total.device.index, rows, channels, kinds, flags, 0.0)
-    parts = torch.empty((programs, 2, channels), dtype=torch.float32, device=total.device)
-    plan(*tensors, parts)
-    dweight, dbias = parts.sum(0)
-    return dx, None if branch_type is None else dbranch, dweight.to(weight.dtype), dbias.to(bias_type)
-
-
-def _wider(x: Tensor, branch: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, branch.dtype)
+torch.library.impl("vmamba_ops::add_layer_norm", "CUDA", _forward)
+torch.library.impl("vmamba_ops::add_layer_norm_backward", "CUDA", _backward)
+torch.library.register_autograd(
+    "vmamba_ops::add_layer_norm",
+    lambda ctx, dtotal, dy, _: _gradients(ctx, torch.ops.vmamba_ops.add_layer_norm_backward, dtotal, dy),
+    setup_context=_keep,
+)
 
 
 def _out(x_dtype: torch.dtype, out_dtype: torch.dtype | None) -> torch.dtype:
@@ -109,19 +162,21 @@ def _out(x_dtype: torch.dtype, out_dtype: torch.dtype | None) -> torch.dtype:
     return out_dtype
 
 
-def norm(x: Tensor, branch: None, weight: Tensor, bias: Tensor, eps: float, out_dtype: torch.dtype | None) -> Tensor:
-    """As the public ``layer_norm``."""
-    inputs = (x.contiguous(), branch, weight, bias, eps, _out(x.dtype, out_dtype))
-    if torch.is_grad_enabled():
-        return _Norm.apply(*inputs, False)
-    return _forward(*inputs)[1]  # autograd's part of a call costs more than its kernel on small maps
-
-
 def add_norm(
-    x: Tensor, branch: Tensor | None, weight: Tensor, bias: Tensor, eps: float, out_dtype: torch.dtype | None
+    x: Tensor,
+    branch: Tensor | None,
+    scale: Tensor | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+    out_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor]:
     """As the public ``add_layer_norm``."""
-    total_dtype = x.dtype if branch is None else _wider(x, branch)
-    branch = None if branch is None else branch.contiguous()
-    inputs = (x.contiguous(), branch, weight, bias, eps, _out(total_dtype, out_dtype))
-    return _Norm.apply(*inputs, True) if torch.is_grad_enabled() else _forward(*inputs)[:2]
+    branch, scale = (None if t is None else t.contiguous() for t in (branch, scale))
+    inputs = (x.contiguous(), branch, scale, weight, bias, eps, _out(_total_dtype(x, branch), out_dtype))
+    if not plain(x, branch, scale, weight, bias):
+        call = torch.ops.vmamba_ops.add_layer_norm
+    else:  # autograd's part of a call costs more than its kernel on small maps
+        call = _Eager.apply if torch.is_grad_enabled() else _forward
+    total, y, _ = call(*inputs)
+    return x if branch is None else total, y

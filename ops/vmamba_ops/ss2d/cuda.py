@@ -1,7 +1,7 @@
-"""The four-route scan of SS2D in CUDA C++ (ss2d.cu, compiled by ``nvrtc``), one state a channel.
+"""SS2D's core: the x-projection as one product, the four-route scan in CUDA C++ (ss2d.cu, compiled by ``nvrtc``).
 
-``vmamba_ops::ss2d_scan`` and its backward are ``torch.library`` operators with fake kernels, which plain eager calls go
-around. Results do not change from run to run: every sum has a fixed order.
+One state a channel. ``vmamba_ops::ss2d`` and its backward are ``torch.library`` operators with fake kernels, which
+plain eager calls go around. Results do not change from run to run: every sum has a fixed order.
 """
 
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "b
 K = 4
 
 torch.library.define(
-    "vmamba_ops::ss2d_scan",
-    "(Tensor x, Tensor rows, Tensor weight, Tensor bias, Tensor A_logs, Tensor Ds, bool save) "
-    "-> (Tensor y, Tensor states)",
+    "vmamba_ops::ss2d",
+    "(Tensor x, Tensor x_proj, Tensor weight, Tensor bias, Tensor A_logs, Tensor Ds, bool save) "
+    "-> (Tensor y, Tensor rows, Tensor states)",
 )
 torch.library.define(
-    "vmamba_ops::ss2d_scan_backward",
-    "(Tensor dy, Tensor states, Tensor x, Tensor rows, Tensor weight, Tensor bias, Tensor A_logs, Tensor Ds) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "vmamba_ops::ss2d_backward",
+    "(Tensor dy, Tensor rows, Tensor states, Tensor x, Tensor x_proj, Tensor weight, Tensor bias, Tensor A_logs, "
+    "Tensor Ds) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
 )
 
 
@@ -95,12 +95,14 @@ def _launch(direction: str, device: int, shape: tuple[int, ...], dtype: torch.dt
     return _Launch(load(direction), grid, plan.threads, plan.shared(), *common, ends, shape)
 
 
-def _forward(x, rows, weight, bias, A_logs, Ds, save):
+def _forward(x, x_proj, weight, bias, A_logs, Ds, save):
+    """y, and for the backward (else of size 0) the projected x and the states at the starts of tiles."""
     launch = _launch("forward", x.device.index, tuple(x.shape), x.dtype, weight.shape[2])
+    rows = F.linear(x, x_proj)
     y = x.new_empty((launch.split, *x.shape))
     states = x.new_empty(_states_shape(x, save), dtype=torch.float32)
     launch(x, rows, weight, bias, A_logs, Ds, states if save else None, y, *[None] * 5)
-    return y[0] if launch.split == 1 else torch.add(y[0], y[1]), states
+    return y[0] if launch.split == 1 else torch.add(y[0], y[1]), rows if save else rows.new_empty(0), states
 
 
 def _states_shape(x: Tensor, save: bool) -> tuple:
@@ -109,7 +111,8 @@ def _states_shape(x: Tensor, save: bool) -> tuple:
     return (images, K, (height * width + 27) // 28, dim) if save else (0,)
 
 
-def _backward(dy, states, x, rows, weight, bias, A_logs, Ds):
+def _backward(dy, rows, states, x, x_proj, weight, bias, A_logs, Ds):
+    """Gradients of x, x_proj, weight, bias, A_logs, Ds."""
     rank, dim = weight.shape[2], x.shape[3]
     launch = _launch("backward", x.device.index, tuple(x.shape), x.dtype, rank)
     dx, drows = x.new_empty((launch.split, *x.shape)), rows.new_empty((launch.blocks, *rows.shape))
@@ -117,32 +120,35 @@ def _backward(dy, states, x, rows, weight, bias, A_logs, Ds):
     sums = weight.new_empty((launch.groups, 3, K, dim))
     launch(x, rows, weight, bias, A_logs, Ds, states, None, dy, dx, drows, dweight, sums)
     parts = (dx, drows, dweight)
-    results = [p[0] if p.shape[0] == 1 else torch.empty_like(p[0]) for p in parts]
+    dx, drows, dweight = results = [p[0] if p.shape[0] == 1 else torch.empty_like(p[0]) for p in parts]
     jobs = [(p, r) for p, r in zip(parts, results, strict=True) if p.shape[0] > 1]
     dbias, dA, dD = torch.empty_like(bias), torch.empty_like(A_logs), torch.empty_like(Ds)
     # D's four routes read the same map: their gradients are alike, one of them is computed, and copied
     partials.add(*jobs, (sums[:, 0], dbias), (sums[:, 1], dA), (sums[:, 2, 0], dD))
-    return (*results, dbias, dA, dD)
+    drows = drows.view(-1, x_proj.shape[0])
+    dx.view(-1, dim).addmm_(drows, x_proj)  # the projection's share, added by the product itself
+    return dx, drows.t() @ x.view(-1, dim), dweight, dbias, dA, dD
 
 
-@torch.library.register_fake("vmamba_ops::ss2d_scan")
-def _forward_fake(x, rows, weight, bias, A_logs, Ds, save):
-    return torch.empty_like(x), x.new_empty(_states_shape(x, save), dtype=torch.float32)
+@torch.library.register_fake("vmamba_ops::ss2d")
+def _forward_fake(x, x_proj, weight, bias, A_logs, Ds, save):
+    rows = x.new_empty((*x.shape[:3], x_proj.shape[0]) if save else (0,))
+    return torch.empty_like(x), rows, x.new_empty(_states_shape(x, save), dtype=torch.float32)
 
 
-@torch.library.register_fake("vmamba_ops::ss2d_scan_backward")
-def _backward_fake(dy, states, x, rows, weight, bias, A_logs, Ds):
-    return tuple(torch.empty_like(t) for t in (x, rows, weight, bias, A_logs, Ds))
+@torch.library.register_fake("vmamba_ops::ss2d_backward")
+def _backward_fake(dy, rows, states, *inputs):
+    return tuple(torch.empty_like(t) for t in inputs)
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.save_for_backward(output[1], *inputs[:6])
+    ctx.save_for_backward(*output[1:], *inputs[:6])
 
 
-def _gradients(ctx, dy, _):
-    states, x, *rest = ctx.saved_tensors
+def _gradients(ctx, dy, *_):
+    rows, states, x, *rest = ctx.saved_tensors
     dy = dy.to(x.dtype).contiguous()
-    return (*torch.ops.vmamba_ops.ss2d_scan_backward(dy, states, x, *rest), None)
+    return (*torch.ops.vmamba_ops.ss2d_backward(dy, rows, states, x, *rest), None)
 
 
 class _Eager(torch.autograd.Function):
@@ -150,20 +156,20 @@ class _Eager(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        y, states = _forward(*inputs)
-        ctx.save_for_backward(states, *inputs[:6])
-        return y
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        return output[0]
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy):
-        states, x, *rest = ctx.saved_tensors
-        return (*_backward(dy.to(x.dtype).contiguous(), states, x, *rest), None)
+        rows, states, x, *rest = ctx.saved_tensors
+        return (*_backward(dy.to(x.dtype).contiguous(), rows, states, x, *rest), None)
 
 
-torch.library.impl("vmamba_ops::ss2d_scan", "CUDA", _forward)
-torch.library.impl("vmamba_ops::ss2d_scan_backward", "CUDA", _backward)
-torch.library.register_autograd("vmamba_ops::ss2d_scan", _gradients, setup_context=_save)
+torch.library.impl("vmamba_ops::ss2d", "CUDA", _forward)
+torch.library.impl("vmamba_ops::ss2d_backward", "CUDA", _backward)
+torch.library.register_autograd("vmamba_ops::ss2d", _gradients, setup_context=_save)
 flops.register_ss2d()
 
 
@@ -178,12 +184,11 @@ def ss2d(x_BHWD, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds) -> T
         dt_projs_weight = F.pad(dt_projs_weight, (0, 1))
     rest = plans.padded(rank + rank % 2) - x_proj_weight.shape[1]  # rows of P start at 16 bytes
     x_proj_weight = F.pad(x_proj_weight, (0, 0, 0, rest)) if rest else x_proj_weight
-    x_BHWD = x_BHWD.contiguous()
-    rows = F.linear(x_BHWD, x_proj_weight.flatten(0, 1).to(x_BHWD.dtype))
     own = (dt_projs_weight, dt_projs_bias, A_logs.view(K, D), Ds.view(K, D))
-    own = [t.float().contiguous() for t in own]
-    if x_BHWD.is_cuda and plain(x_BHWD, rows, *own):
+    x_BHWD, x_proj = x_BHWD.contiguous(), x_proj_weight.flatten(0, 1).to(x_BHWD.dtype)
+    inputs = (x_BHWD, x_proj, *[t.float().contiguous() for t in own])
+    if x_BHWD.is_cuda and plain(*inputs):
         if not torch.is_grad_enabled():  # autograd's part of a call costs more than its kernel on small maps
-            return _forward(x_BHWD, rows, *own, False)[0]
-        return _Eager.apply(x_BHWD, rows, *own, True)
-    return torch.ops.vmamba_ops.ss2d_scan(x_BHWD, rows, *own, torch.is_grad_enabled())[0]
+            return _forward(*inputs, False)[0]
+        return _Eager.apply(*inputs, True)
+    return torch.ops.vmamba_ops.ss2d(*inputs, torch.is_grad_enabled())[0]
