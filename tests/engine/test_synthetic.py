@@ -39,10 +39,18 @@ def test_how_a_model_is_compiled(monkeypatch):
     monkeypatch.setattr(VMamba, "compile", lambda self, **options: asked.append(options))
     model = VMamba(depths=[1], dims=[8])
     for overrides in ([], ["compile_mode=reduce-overhead"], ["model=timm", "model.name=resnet18"]):
-        compiling.compile(model, compose([*SMALL, *overrides])[0])
+        compiling.compile(model, compose([*SMALL, *overrides])[0], torch.device("cpu"))
+    for overrides in ([], ["recipe.accumulate=2"]):
+        compiling.compile(model, compose([*SMALL, *overrides])[0], torch.device("cuda"))
+    cfg = compose(SMALL)[0]
+    cfg.task.name = "det"  # where images have many sizes
+    compiling.compile(model, cfg, torch.device("cuda"))
     own = {"layout_optimization": False, "triton.coalesce_tiling_analysis": False}
     assert asked == [
         {"fullgraph": True, "options": own},
         {"fullgraph": True, "options": own | {"triton.cudagraphs": True}},
         {"mode": None},
+        {"fullgraph": True, "options": own | {"triton.cudagraphs": True}},
+        {"fullgraph": True, "options": own},
+        {"fullgraph": True, "options": own},
     ]

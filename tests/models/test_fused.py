@@ -145,7 +145,7 @@ def test_refusals():
     for overrides, said in (
         (["scan=fused", "model.routes=bidi"], "scan=fused with model.dims=.*routes cross2d, got bidi; take scan=auto"),
         (["scan=fused", "model.d_state=2"], "scan=fused takes d_state up to 1"),
-        (["compile=true", "compile_mode=reduce-overhead", "recipe.accumulate=2"], "take compile_mode=default"),
+        (["compile=true", "compile_mode=reduce-overhead", "recipe.accumulate=2"], "take compile_mode=auto"),
     ):
         with pytest.raises(UserError, match=said):
             compose(overrides)

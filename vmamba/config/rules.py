@@ -93,10 +93,10 @@ def _run(run: Run) -> Iterator[str]:
         yield f"outputs={run.outputs}: give the path in full, e.g. outputs=$HOME{run.outputs[1:]}"
     if run.mode == "eval" and not run.ckpt:
         yield "mode=eval needs weights: add ckpt=/path/to/file.pth (or .safetensors, or a run folder)"
-    if run.compile and run.compile_mode != "default" and run.recipe.accumulate > 1:
+    if run.compile and run.compile_mode not in ("auto", "default") and run.recipe.accumulate > 1:
         yield (
             f"compile_mode={run.compile_mode} with recipe.accumulate={run.recipe.accumulate}: a CUDA graph writes its "
-            "gradients over those of the micro-step before; take compile_mode=default, or a larger recipe.batch_size"
+            "gradients over those of the micro-step before; take compile_mode=auto, or a larger recipe.batch_size"
         )
     if run.resume not in ("auto", "never") and "/" not in run.resume and not run.resume.endswith(".pt"):
         yield f"resume={run.resume}: choose auto, never, or the path of a checkpoint of this project"

@@ -40,7 +40,7 @@ Store = choice("Store", "mlflow", "none")
 Source = choice("Source", "digits", "timm", "scenes", "files", "synthetic")
 Loop = choice("Loop", "epochs", "iters")
 Where = choice("Where", "local", "subprocess", "slurm")
-CompileMode = choice("CompileMode", "default", "reduce-overhead", "max-autotune")
+CompileMode = choice("CompileMode", "auto", "default", "reduce-overhead", "max-autotune")
 Sampler = choice("Sampler", "tpe", "random")
 Schedule = choice("Schedule", "cosine", "step", "poly")
 Interpolation = choice("Interpolation", "bicubic", "bilinear", "nearest", "lanczos", "box", "hamming")
@@ -375,7 +375,7 @@ class Run:
     deterministic: bool = False
     device: Device = Device.auto
     compile: bool = False  # torch.compile; our own models as one graph
-    compile_mode: CompileMode = CompileMode.default  # reduce-overhead: replayed as CUDA graphs
+    compile_mode: CompileMode = CompileMode.auto  # reduce-overhead (CUDA graphs) in task=cls on a GPU, else default
     log_every: int = 10  # optimizer steps between records
     outputs: str = "outputs"  # folder of all runs
     name: str = MISSING  # the run folder's name, without the time

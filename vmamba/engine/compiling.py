@@ -6,16 +6,27 @@ from torch import nn
 from vmamba import models
 
 
-def compile(model: nn.Module, cfg) -> None:
+def compile(model: nn.Module, cfg, device: torch.device) -> None:
     """Compiles ``model`` in place, by ``cfg.compile_mode``; names in the state dict stay as they are.
 
     Our own models must come out as one graph; timm's may break.
     """
-    mode = str(cfg.compile_mode)
+    mode = mode_here(cfg, device)
     if str(cfg.model.family) == "vmamba":
         models.compile(model, mode)
     else:
         model.compile(mode=None if mode == "default" else mode)
+
+
+def mode_here(cfg, device: torch.device) -> str:
+    """torch.compile's mode; "auto" is CUDA graphs where all images have one size and an update is one backward.
+
+    Elsewhere a graph would be recorded for every size, or write its gradients over those of the batch before.
+    """
+    if str(cfg.compile_mode) != "auto":
+        return str(cfg.compile_mode)
+    graphs = device.type == "cuda" and str(cfg.task.name) == "cls" and cfg.recipe.accumulate == 1
+    return "reduce-overhead" if graphs else "default"
 
 
 def step() -> None:

@@ -110,7 +110,7 @@ def _evaluate(cfg, folder, env, task) -> dict:
     _manifest(cfg, folder, env, task, model, precision)
     log.info("evaluating %s with the %s weights of %s", cfg.model.name, _KINDS[found.kind], path)
     if cfg.compile:
-        compiling.compile(task.compiled(model), cfg)
+        compiling.compile(task.compiled(model), cfg, env.device)
     model.eval()
     with torch.no_grad(), precision.autocast():
         metrics = task.evaluate(model)

@@ -48,7 +48,7 @@ class Loop:
         if cfg.compile:
             for model in (self.model, self.ema and self.ema.module):
                 if model is not None:
-                    compiling.compile(task.compiled(model), cfg)
+                    compiling.compile(task.compiled(model), cfg, env.device)
         self.wrapped = self._wrap()
         self.total_batch = recipe.batch_size * env.world_size * recipe.accumulate
         self.optimizer = optim.optimizer(self.model, recipe, self.total_batch, env.device)

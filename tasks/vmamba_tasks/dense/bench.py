@@ -82,7 +82,7 @@ def _rows(task: str, name: str, scan: str, mode: str, device: torch.device, smal
     torch.manual_seed(0)
     model = whole.build_model().to(device)
     if cfg.compile:
-        compiling.compile(whole.compiled(model), cfg)
+        compiling.compile(whole.compiled(model), cfg, device)
     precision = Precision(cfg.precision, device)
     for phase in PHASES:
         batches = BATCHES[task, phase] if mode == "eager" else BATCHES[task, phase][:1]
