@@ -19,6 +19,7 @@ from .autograd import Eager, gradients
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 _NROWS = (0, 1, 2, 4)
+_ALONE = 16  # parts that one thread adds
 
 torch.library.define(
     "vmamba_ops::selective_scan_cuda",
@@ -46,7 +47,7 @@ def _arch(device: int) -> str:
 @cache
 def _kernel(plan: plans.Plan, device: int) -> nvrtc.Kernel:
     with torch.cuda.device(device):
-        source = plans.source(plan.direction)
+        source = plans.source(plan.kernel)
         return nvrtc.Kernel(source, "scan", plan.macros(), _arch(device), plan.entry, device)
 
 
@@ -176,13 +177,18 @@ def _backward(dout, dlast, saved, u, delta, A, B, C, D, delta_bias, delta_softpl
     total_A, total_D, total_bias = torch.empty_like(A), A.new_empty(dim), A.new_empty(dim)
     code = plans.CODES[_NAMES[dtype]]
     jobs = (
-        *(dB, total_B.data_ptr(), launch.splits, size, code),
-        *(dC, total_C.data_ptr(), launch.splits, size, code),
-        *(dA, total_A.data_ptr(), batch, dim * states, 0),
-        *(dD, total_D.data_ptr(), batch, dim, 0),
-        *(dbias, total_bias.data_ptr(), batch, dim, 0),
+        (dB, total_B.data_ptr(), launch.splits, size, code),
+        (dC, total_C.data_ptr(), launch.splits, size, code),
+        (dA, total_A.data_ptr(), batch, dim * states, 0),
+        (dD, total_D.data_ptr(), batch, dim, 0),
+        (dbias, total_bias.data_ptr(), batch, dim, 0),
     )
-    _adder(u.device.index).start((-(-max(size, dim * states) // 32), 5), 256, 0, jobs)
+    fields, blocks = [], 0
+    for job in jobs:
+        shares = 8 if job[2] > _ALONE else 1
+        blocks += -(-job[3] * shares // 256)
+        fields += (*job, shares, blocks)
+    _adder(u.device.index).start((blocks, 1), 256, 0, tuple(fields))
     results = (du, ddelta, total_A, total_B, total_C, total_D, total_bias)
     return tuple(
         [
@@ -235,7 +241,8 @@ def selective_scan(
     """As ``naive.selective_scan``, with a first derivative only: "oflex", out written in ``out_dtype``.
 
     Args:
-        nrow, back_nrow: rows that a warp's lanes hold at a time, forward and backward: 1, 2 or 4; 0 for the faster.
+        nrow, back_nrow: rows that a warp's lanes hold at a time, forward and backward: 1, 2 or 4; 0 for the faster. Of
+            several states the backward holds one row, whatever ``back_nrow`` says.
     Raises:
         ValueError: another nrow. RuntimeError: the GPU is older than compute capability 8.0, or NVRTC is missing.
     """

@@ -15,10 +15,10 @@ _SHARED = 99 * 1024  # bytes that a block may have on every GPU since compute ca
 
 
 @cache
-def source(direction: str) -> str:
-    """The CUDA C++ text of the "forward" or "backward" kernels."""
+def source(kernel: str) -> str:
+    """The CUDA C++ text of the "forward", "backward" (one state) or "backward_states" kernel."""
     folder = Path(__file__).parent
-    return (folder / "scan.cu").read_text() + (folder / f"scan_{direction}.cu").read_text()
+    return (folder / "scan.cu").read_text() + (folder / f"scan_{kernel}.cu").read_text()
 
 
 def cut(length: int, states: int, dtype: str) -> tuple[int, int]:
@@ -66,6 +66,16 @@ class Plan:
     sliced: bool
 
     @property
+    def kernel(self) -> str:
+        """Its text's name, for ``source``."""
+        return "backward_states" if self._by_states else self.direction
+
+    @property
+    def _by_states(self) -> bool:
+        """Whether warps share the states, and not the rows: the backward for more than one."""
+        return self.direction == "backward" and not self.one
+
+    @property
     def entry(self) -> str:
         """The kernel's name, by which profilers know it."""
         return f"scan_{self.direction}"
@@ -78,22 +88,29 @@ class Plan:
     def macros(self) -> dict[str, int]:
         names = ("lanes", "items", "nrow", "warps", "stages", "minblocks", "one", "softplus", "vec", "whole", "sliced")
         types = {"IN": CODES[self.dtype], "OUT": CODES[self.out], "GRAD": CODES[self.grad]}
-        return types | {name.upper(): int(getattr(self, name)) for name in names}
+        return types | {"EACH": SLICE // self.warps} | {name.upper(): int(getattr(self, name)) for name in names}
 
     def _segment(self, dtype: str) -> int:
         return (self.lanes * self.items * BYTES[dtype] + (0 if self.vec else 30)) // 16 * 16
 
     def shared(self, rows: int, states: int) -> tuple[int, int]:
         """Bytes of shared memory before the warps' own, and in all, for ``rows`` and ``states`` of a block."""
-        backward = self.direction == "backward"
+        backward, one = self.direction == "backward", self.one
+        tile, slots = self.lanes * self.items * 4, 32 // self.lanes
         constants = rows * (2 * states + 2) + (rows * (states + 2) if backward else 0)
         staging = 128 + (constants * 4 + 15) // 16 * 16
         inputs = 2 * self._segment(self.dtype) + (self._segment(self.out) if backward else 0)
-        states_ahead = (16 if self.one else 4 * SLICE) if backward else 0
-        results = 2 * self._segment(self.grad) if backward else self._segment(self.out)
-        own = (self.stages * (inputs + states_ahead) + results) * self.nrow * (32 // self.lanes)
-        sums = (self.warps if self.one else states) * 2 * 32 * self.items * 4 if backward else 0
-        return staging, staging + self.warps * own + sums
+        states_ahead = (16 if one else 4 * SLICE) if backward else 0
+        numbers, pairs = (12, 10) if self.items == 8 else (self.items, self.items)  # of a lane, without conflicts
+        both = 0 if self.one else 2 * states * pairs * self.lanes * 4  # B and C of a tile
+        if self._by_states:
+            results, shared = 0, both + 5 * self.warps * slots * numbers * self.lanes * 4  # exchanged of a round's rows
+        elif backward:
+            results, shared = 2 * self._segment(self.grad), self.warps * 2 * slots * tile  # sums of dB and dC
+        else:
+            results, shared = self._segment(self.out), both
+        own = (self.stages * (inputs + states_ahead) + results) * self.nrow * slots
+        return staging, staging + self.warps * own + shared
 
     def rows(self, per_group: int, units: int, states: int) -> int:
         """Rows of a block, when ``units`` (images x groups) have ``per_group`` each."""
@@ -121,8 +138,6 @@ _SHAPES = {
     ("backward", True, 2): (8, 1, 2),
     ("backward", True, 4): (8, 1, 2),
     ("backward", False, 1): (4, 3, 2),
-    ("backward", False, 2): (4, 2, 2),
-    ("backward", False, 4): (4, 1, 2),
 }
 
 
@@ -149,7 +164,7 @@ def plan(
         direction: "forward" or "backward".
         length, states: L, and the states of one launch.
         dtype, out: names of the inputs' dtype and of that of out and its gradient.
-        nrow: rows a slot takes at a time, 1, 2 or 4; 0 for the fastest.
+        nrow: rows a slot takes at a time, 1, 2 or 4; 0 for the fastest. The backward of several states knows 1 alone.
         aligned: every tensor starts at 16 bytes, and so do the rows of B and C.
         sliced: the launch adds to float32 results of launches before it.
     """
@@ -158,6 +173,8 @@ def plan(
     vec = aligned and length * narrow % 16 == 0 and items * narrow % 16 == 0
     one, grad = states == 1 and not sliced, "float32" if sliced else dtype
     nrow = nrow or best_nrow(direction, states)
+    if direction == "backward" and not one:
+        nrow = 1
     warps, blocks, stages = _SHAPES[direction, one, nrow]
     whole = length % items == 0
     while True:

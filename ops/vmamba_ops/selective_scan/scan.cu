@@ -8,8 +8,8 @@
 //
 // Macros, all set by cuda.py: IN, OUT, GRAD (0 float, 1 half, 2 bfloat16) the types of the inputs, of out and dout, of
 // du and ddelta; LANES, ITEMS, NROW, WARPS, STAGES, MINBLOCKS; ONE: d_state is 1, so B, C, dB, dC live in registers;
-// SOFTPLUS; VEC: every row, tile and lane starts at 16 bytes; WHOLE: ITEMS divides L; SLICED: this launch does
-// some of the states and adds to what the launches before it wrote.
+// EACH: states of a warp in the backward for several; SOFTPLUS; VEC: every row, tile and lane starts at 16 bytes;
+// WHOLE: ITEMS divides L; SLICED: this launch does some of the states and adds to what the launches before it wrote.
 typedef unsigned int u32;
 typedef unsigned short u16;
 typedef unsigned long long u64;
@@ -68,6 +68,10 @@ template <int T> DI void wide(const void* from, float (&v)[ITEMS]) {
 DI void copy16(u32 to, u64 from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to), "l"(from) : "memory");
 }
+DI void copy4(void* to, const float* from) {
+  const u32 target = (u32)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" :: "r"(target), "l"(from) : "memory");
+}
 // Starts copying `count` numbers from `from` to a slot's segment; unaligned ones with the 16-byte pieces they lie in,
 // which never leave the allocation's own 16-byte pieces.
 template <int T> DI void prefetch(char* to, const Raw<T>* from, int count, int j) {
@@ -92,21 +96,6 @@ template <int T> DI void sequence(const Raw<T>* from, int live, float (&v)[ITEMS
     else UNROLL for (int i = 0; i < ITEMS; i++) v[i] = 0.f;
   } else UNROLL for (int i = 0; i < ITEMS; i++) v[i] = i < live ? number<T>(from[i]) : 0.f;
 }
-// B and C of one state, fetched ahead of their use where they can be read 16 bytes at a time.
-struct Pair {
-  static constexpr int WORDS = VEC ? ITEMS * (int)sizeof(Raw<IN>) / 16 : 1;
-  uint4 b[WORDS], c[WORDS];
-  DI void load(const Raw<IN>* B, const Raw<IN>* C, int live) {
-    if (VEC) UNROLL for (int i = 0; i < WORDS; i++) {
-      const uint4 zero = make_uint4(0, 0, 0, 0);
-      b[i] = live ? ((const uint4*)B)[i] : zero, c[i] = live ? ((const uint4*)C)[i] : zero;
-    }
-  }
-  DI void get(const Raw<IN>* B, const Raw<IN>* C, int live, float (&b_)[ITEMS], float (&c_)[ITEMS]) const {
-    if constexpr (VEC) wide<IN>(b, b_), wide<IN>(c, c_);
-    else sequence<IN>(B, live, b_), sequence<IN>(C, live, c_);
-  }
-};
 // Writes a slot's tile (`count` numbers) to `to`, through shared memory where lanes' own stores would be in pieces.
 template <int T> DI void store(Raw<T>* to, char* segment, int count, int j, int live, const float (&v)[ITEMS]) {
   constexpr bool ADD = SLICED && T == F32;
@@ -212,6 +201,19 @@ struct Place {
   DI int count(int row, int tile) const { return row < rows ? least(TILE, length - tile * TILE) : 0; }
   DI int live(int tile) const { return most(0, least(ITEMS, length - tile * TILE - j * ITEMS)); }
 };
+
+// B and C of a tile for several states, in shared memory: (states, PAIR_ROW). PAIRS from a lane's first to the next
+// lane's, so that 16-byte reads of 8 lanes are of all banks.
+constexpr int PAIRS = ITEMS == 8 ? 10 : ITEMS, PAIR_ROW = LANES * PAIRS;
+DI void fill(float2* both, const Problem& p, const Place& me, int tile) {
+  for (int i = threadIdx.x; i < me.states * TILE; i += THREADS) {
+    const int state = i / TILE, at = i % TILE, to = state * PAIR_ROW + at / ITEMS * PAIRS + at % ITEMS;
+    const i64 n = p.first_state + state, t = (i64)tile * TILE + at;
+    const i64 B = me.image * p.B_image + me.group * p.B_group + n * p.B_state + t;
+    const i64 C = me.image * p.C_image + me.group * p.C_group + n * p.C_state + t;
+    both[to] = t < me.length ? make_float2(number<IN>(p.B[B]), number<IN>(p.C[C])) : make_float2(0.f, 0.f);
+  }
+}
 
 // A block's row constants in shared memory: A log2 e and a carry for each row and state, D and bias for each row.
 struct Rows {

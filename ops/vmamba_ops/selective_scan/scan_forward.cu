@@ -1,5 +1,5 @@
 // The forward kernel; follows scan.cu. A warp's shared memory: STAGES x NROW x SLOTS segments of u, of delta, then
-// NROW x SLOTS segments of out.
+// NROW x SLOTS segments of out; behind those of all warps, B and C of the tile where there are several states.
 extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_forward(const __grid_constant__ Problem p) {
   extern __shared__ __align__(16) char memory[];
   constexpr int PAIR = 2 * SEGMENT<IN>, STAGE = NROW * SLOTS * PAIR;
@@ -8,6 +8,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_forward(co
   const int j = me.j, states = me.states, tiles = (int)p.tiles;
   char *zeros = memory, *staged = memory + p.staging + me.warp * (STAGES * STAGE + NROW * SLOTS * SEGMENT<OUT>);
   char* outgoing = staged + STAGES * STAGE + me.slot * SEGMENT<OUT>;
+  float2* both = (float2*)(memory + p.staging + WARPS * (STAGES * STAGE + NROW * SLOTS * SEGMENT<OUT>));
   if (threadIdx.x < 32) ((float*)zeros)[threadIdx.x] = 0.f;
   __syncthreads();
 
@@ -27,19 +28,21 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_forward(co
 
   for (int tile = 0; tile < tiles; tile++) {
     const int live_here = me.live(tile), position = tile * TILE + j * ITEMS;
-    const Raw<IN>* B_here = p.B + me.image * p.B_image + me.group * p.B_group + position;
-    const Raw<IN>* C_here = p.C + me.image * p.C_image + me.group * p.C_group + position;
     float B[ITEMS], C[ITEMS];
-    if (ONE) sequence<IN>(B_here, live_here, B), sequence<IN>(C_here, live_here, C);
+    if (ONE) {
+      sequence<IN>(p.B + me.image * p.B_image + me.group * p.B_group + position, live_here, B);
+      sequence<IN>(p.C + me.image * p.C_image + me.group * p.C_group + position, live_here, C);
+    } else {
+      __syncthreads();
+      fill(both, p, me, tile);
+      __syncthreads();
+    }
 #pragma unroll 1
     for (int round = 0; round < me.rounds; round++) {
       asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 2) : "memory");
       __syncwarp();
       advance();
-      const Raw<IN>*B_next = B_here + p.first_state * p.B_state, *C_next = C_here + p.first_state * p.C_state;
-      Pair ahead;
-      if (!ONE) ahead.load(B_next, C_next, live_here);
-      float dt[NROW][ITEMS], x[NROW][ITEMS], y[NROW][ITEMS];
+      float dt[NROW][ITEMS], x[NROW][ITEMS], y[NROW][ITEMS], time[NROW];
       UNROLL for (int r = 0; r < NROW; r++) {
         const int row = me.row(round, r), at = least(row, me.rows - 1), live = row < me.rows ? live_here : 0;
         const char* from = staged + now * STAGE + (r * SLOTS + me.slot) * PAIR;
@@ -49,24 +52,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_forward(co
         fetch<IN>(from + SEGMENT<IN>, p.delta + start, zeros, j, live, dt[r]);
         step_size(my.bias[at], live, dt[r], dt[r], slope);
         const float D = my.D[at];
-        UNROLL for (int i = 0; i < ITEMS; i++) x[r][i] = dt[r][i] * y[r][i], y[r][i] *= D;
+        time[r] = 0.f;
+        UNROLL for (int i = 0; i < ITEMS; i++) x[r][i] = dt[r][i] * y[r][i], y[r][i] *= D, time[r] += dt[r][i];
       }
       if (++now == STAGES) now = 0;
 #pragma unroll 1
       for (int n = 0; n < states; n++) {
-        if (!ONE) {
-          ahead.get(B_next, C_next, live_here, B, C);
-          B_next += p.B_state, C_next += p.C_state;
-          if (n + 1 < states) ahead.load(B_next, C_next, live_here);
+        if (!ONE) UNROLL for (int i = 0; i < ITEMS; i++) {
+          const float2 pair = both[n * PAIR_ROW + j * PAIRS + i];
+          B[i] = pair.x, C[i] = pair.y;
         }
         UNROLL for (int r = 0; r < NROW; r++) {
           const int row = me.row(round, r), at = least(row, me.rows - 1) * states + n;
           const float A2 = my.A2[at], before = my.carry[at];
-          float a[ITEMS], product = 1.f, h = j == 0 ? before : 0.f;
+          float a[ITEMS], product = ONE ? 1.f : exp2_(time[r] * A2), h = j == 0 ? before : 0.f;
           UNROLL for (int i = 0; i < ITEMS; i++) {
             a[i] = exp2_(dt[r][i] * A2);
             h = a[i] * h + x[r][i] * B[i];
-            product *= a[i];
+            if (ONE) product *= a[i];
           }
           compose_up(product, h, j);
           if (j == LANES - 1 && row < me.rows) my.carry[at] = h;
