@@ -2,8 +2,8 @@
 
 A training step is forward, backward and fused AdamW under autocast (with gradient scaling for float16) on random images
 that lie on the device; an evaluation step is a forward. Processes of their own compile side by side; when all of them
-have, they measure one at a time. Memory is the most that torch had allocated in a step; with CUDA graphs it misses
-their pool.
+have, they measure one at a time. Memory is the most that torch had allocated in a step after the first; CUDA graphs
+allocate when they are recorded, which is the second.
 """
 
 import multiprocessing
@@ -133,17 +133,20 @@ def measure(job: Job, lock: Any, together: Callable[[], Any]) -> list[Row]:
     def first(phase: str) -> None:
         began = time.perf_counter()
         network.train(phase == "train")
-        for _ in range(4 if cuda else 1):
-            steps[phase]()
-        _wait(cuda)
-        rows[phase]["first_s"] = time.perf_counter() - began
+        steps[phase]()
         if cuda:
+            torch.cuda.reset_peak_memory_stats()
+            for _ in range(3):
+                steps[phase]()
+            _wait(cuda)
+            rows[phase]["memory_GB"] = torch.cuda.max_memory_allocated() / 1e9
             torch.cuda.empty_cache()  # others compile on the same card
+        rows[phase]["first_s"] = time.perf_counter() - began
 
     def timed(phase: str) -> None:
         network.train(phase == "train")
-        ms, memory = _timed(steps[phase], job.repeats, cuda)
-        rows[phase] |= {"ms": ms, "images_per_s": job.batch / ms * 1e3, "memory_GB": memory}
+        ms = _timed(steps[phase], job.repeats, cuda)
+        rows[phase] |= {"ms": ms, "images_per_s": job.batch / ms * 1e3}
 
     with lock if job.mode == "eager" else nullcontext():  # nothing to compile side by side, and memory for one
         for phase, row in rows.items():
@@ -207,8 +210,8 @@ def _wait(cuda: bool) -> None:
         torch.cuda.synchronize()
 
 
-def _timed(step, repeats: int, cuda: bool) -> tuple[float, float | None]:
-    """The median milliseconds of a step from end to end, and the most memory (GB) it had."""
+def _timed(step, repeats: int, cuda: bool) -> float:
+    """The median milliseconds of a step from end to end."""
     for _ in range(3 if cuda else 1):  # memory that was given back is asked for anew
         step()
     _wait(cuda)
@@ -218,8 +221,7 @@ def _timed(step, repeats: int, cuda: bool) -> tuple[float, float | None]:
             began = time.perf_counter()
             step()
             times.append((time.perf_counter() - began) * 1e3)
-        return statistics.median(times), None
-    torch.cuda.reset_peak_memory_stats()
+        return statistics.median(times)
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
     marks[0].record()
     for mark in marks[1:]:
@@ -227,4 +229,4 @@ def _timed(step, repeats: int, cuda: bool) -> tuple[float, float | None]:
         mark.record()
     _wait(cuda)
     times = [a.elapsed_time(b) for a, b in pairwise(marks)]
-    return statistics.median(times), torch.cuda.max_memory_allocated() / 1e9
+    return statistics.median(times)
