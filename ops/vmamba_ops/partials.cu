@@ -1,11 +1,11 @@
 // Sums of partial results over their first dimension, several arrays in one launch, for NVRTC: no header. It follows
-// ss2d/ptx.cu in the source text.
+// ptx.cu in the source text.
 //
 // A thread adds 16 bytes of every slices-th part in float32; then the slices of a block are added in their order and
 // rounded once. So the order depends on the shapes alone. Parts are read for the last time: lines of the L2 that hold
 // them are the first to go, which leaves room to those still to be read.
 //
-// Macros: CW, for THREADS; JOBS, the most arrays of a launch.
+// Macros: THREADS; JOBS, the most arrays of a launch.
 constexpr int LOADS = 8;  // of a thread at a time
 template <int T> constexpr int WIDTH = T == F32 ? 4 : 8;  // numbers in 16 bytes
 

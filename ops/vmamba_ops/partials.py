@@ -15,7 +15,7 @@ from . import nvrtc
 JOBS = 6  # arrays of a launch
 FIELDS = 9  # of a job
 THREADS, SHARED = 256, 256 * 32
-MACROS = {"CW": THREADS // 64, "JOBS": JOBS}
+MACROS = {"THREADS": THREADS, "JOBS": JOBS}
 _KINDS = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _VECTOR = 16  # bytes of a thread
 _SLICES = 64  # the most threads that share a sum
@@ -25,7 +25,7 @@ _FILL = 128 * 1024  # threads that are enough for a GPU
 def source() -> str:
     """The CUDA C++ text."""
     folder = Path(__file__).parent
-    return (folder / "ss2d" / "ptx.cu").read_text() + (folder / "partials.cu").read_text()
+    return (folder / "ptx.cu").read_text() + (folder / "partials.cu").read_text()
 
 
 @dataclass(frozen=True)

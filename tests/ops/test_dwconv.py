@@ -3,13 +3,9 @@
 The kernels run on a GPU, and without one as C++ whose threads are fibers.
 """
 
-import ctypes
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
+from emulator import Kernel, needs_compiler, pointer
 from torch.nn import functional as F
 
 from vmamba_ops import dwconv_silu, nvrtc
@@ -29,7 +25,6 @@ SHAPES = [
     (1, 70, 57, 8),
     (16, 1, 64, 36),
 ]
-FLAGS = ("-O1", "-std=c++20", "-shared", "-fPIC", "-fno-gnu-unique", "-w")
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -73,22 +68,11 @@ def test_a_plan_gives_every_position_to_one_block():
 
 
 def _emulated(folder, plan, bias, tensors):
-    text = plans.source(plan.direction).split("// Depthwise 3 x 3", 1)[1]
-    text = text.replace('extern "C" __global__', "static").replace(
-        "extern __shared__", "char* memory = shared_memory; //"
-    )
-    name = folder / plan.direction
-    name.with_suffix(".inc").write_text("// " + text)
-    macros = [f"-D{key}={value}" for key, value in plan.macros(bias).items()]
-    macros += [f'-DSOURCE="{name}.inc"', f"-DKERNEL=dwconv_{plan.direction}"]
-    source = Path(__file__).parent / "warps.cpp"
-    subprocess.run(["g++", *FLAGS, *macros, str(source), "-o", f"{name}.so"], check=True)
-    fields = [0 if t is None else t.data_ptr() for t in tensors] + list(plan.fields)
-    library = ctypes.CDLL(f"{name}.so")
-    library.run((ctypes.c_longlong * len(fields))(*fields), plan.tasks * plan.groups, 1, plan.shared)
+    kernel = Kernel(folder, plans.source(plan.direction), f"dwconv_{plan.direction}", plan.macros(bias))
+    kernel([*map(pointer, tensors), *plan.fields], (plan.tasks * plan.groups, 1), plan.shared)
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@needs_compiler
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [FULL, HALF, BRAIN])
 @pytest.mark.parametrize("shape", [(3, 7, 7, 40), (2, 19, 60, 12), (3, 5, 14, 32), (1, 1, 3, 4)], ids=str)

@@ -1,16 +1,11 @@
 """Sums of partial results in one launch: as C++ whose threads are fibers, and on a GPU."""
 
-import ctypes
-import shutil
-import subprocess
-from pathlib import Path
-
 import pytest
 import torch
+from emulator import Kernel, needs_compiler
 
 from vmamba_ops import nvrtc, partials
 
-FLAGS = ("-O1", "-std=c++20", "-shared", "-fPIC", "-fno-gnu-unique", "-w")
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 # parts, numbers of a part, numbers from one part to the next, dtype, copies
 JOBS = [
@@ -46,28 +41,12 @@ def _plan(pairs):
     )
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+@needs_compiler
 def test_emulated(tmp_path):
-    text = (Path(partials.__file__).parent / "partials.cu").read_text()
-    text = text.replace('extern "C" __global__', "static")
-    (tmp_path / "source.inc").write_text(
-        text.replace("extern __shared__ float shared[]", "float* shared = (float*)shared_memory")
-    )
-    macros = [f"-D{key}={value}" for key, value in partials.MACROS.items()]
-    macros += [
-        f'-DSOURCE="{tmp_path}/source.inc"',
-        "-DKERNEL=partials",
-        "-D__float_as_int=cast<int>",
-        "-D__ldcs(p)=*(p)",
-    ]
-    source = Path(__file__).parent / "warps.cpp"
-    command = ["g++", *FLAGS, *macros, "-D__int_as_float=cast<float>", str(source), "-o", f"{tmp_path}/partials.so"]
-    subprocess.run(command, check=True)
     pairs = list(_pairs("cpu"))
     plan = _plan(pairs)
     fields = plan.fields([(p.data_ptr(), out.data_ptr()) for p, out in pairs])
-    library = ctypes.CDLL(f"{tmp_path}/partials.so")
-    library.run((ctypes.c_longlong * len(fields))(*fields), plan.blocks, 1, partials.SHARED)
+    Kernel(tmp_path, partials.source(), "partials", partials.MACROS)(fields, (plan.blocks, 1), partials.SHARED)
     _check(pairs)
 
 

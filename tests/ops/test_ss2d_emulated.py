@@ -1,23 +1,19 @@
 """The CUDA kernels of SS2D without a GPU: compiled as C++, every thread a fiber, against the definition in float64."""
 
-import ctypes
-import shutil
-import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from emulator import Kernel, needs_compiler, pointer
 from torch.nn.functional import pad
 
 from vmamba_ops import ss2d
 from vmamba_ops.ss2d import plan as plans
 
-COMPILER = shutil.which("g++")
-pytestmark = pytest.mark.skipif(COMPILER is None, reason="needs g++")
+pytestmark = needs_compiler
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
 TOLERANCE = {HALF: 1e-3, BRAIN: 8e-3, FULL: 2e-6}
-FLAGS = ("-O1", "-std=c++20", "-shared", "-fPIC", "-fno-gnu-unique", "-w")
 # batch, height, width, channels, rank, dtype, how the work is cut
 CASES = [
     (2, 7, 7, 32, 6, HALF, plans.Cut(1, 2, 1)),
@@ -40,31 +36,18 @@ def folder(tmp_path_factory):
 
 
 @cache
-def _compiled(folder: Path, plan: plans.Plan, kernel: str) -> ctypes.CDLL:
-    instructions = (Path(plans.__file__).parent / "ptx.cu").read_text()
-    text = plans.source(kernel).removeprefix(instructions)
-    text = text.replace('extern "C" __global__', "static").replace(
-        "extern __shared__", "char* memory = shared_memory; //"
-    )
-    name = f"{kernel}-{abs(hash(plan))}"
-    (folder / f"{name}.inc").write_text(text)
-    macros = [f"-D{key}={value}" for key, value in plan.macros().items()]
-    macros += [f'-DSOURCE="{folder / name}.inc"', f"-DKERNEL=ss2d_{kernel}"]
-    library = folder / f"{name}.so"
-    source = Path(__file__).parent / "warps.cpp"
-    subprocess.run([COMPILER, *FLAGS, *macros, str(source), "-o", str(library)], check=True)
-    return ctypes.CDLL(str(library))
+def _compiled(folder: Path, plan: plans.Plan, kernel: str) -> Kernel:
+    return Kernel(folder, plans.source(kernel), f"ss2d_{kernel}", plan.macros())
 
 
 def _run(folder, plan: plans.Plan, cut: plans.Cut, tensors, sizes) -> None:
     images, dim, blocks = sizes[0], sizes[3], sizes[3] // 16 // plan.warps
     ends = torch.full((images, 4, cut.segments, dim, 2), float("nan")) if cut.segments > 1 else None
-    fields = [0 if t is None else t.data_ptr() for t in (*tensors, ends)]
-    fields += [*sizes, cut.split, cut.per, blocks, cut.segments]
+    fields = [*map(pointer, (*tensors, ends)), *sizes, cut.split, cut.per, blocks, cut.segments]
     grid = -(-images // cut.per) * cut.segments, blocks * cut.split
     passes = [("ends", plan.shared_ends())] if cut.segments > 1 else []
     for kernel, shared in (*passes, (plan.direction, plan.shared(cut.per))):
-        _compiled(folder, plan, kernel).run((ctypes.c_longlong * len(fields))(*fields), *grid, shared)
+        _compiled(folder, plan, kernel)(fields, grid, shared)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

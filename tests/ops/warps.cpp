@@ -1,4 +1,4 @@
-// Runs a CUDA kernel of vmamba_ops/ss2d on a CPU: every thread is a fiber, which waits at barriers and at what a warp does
+// Runs a CUDA kernel of vmamba_ops on a CPU: every thread is a fiber, which waits at barriers and at what a warp does
 // together. It stands in for ptx.cu; SOURCE is the rest of the kernel's text, KERNEL its entry. For tests: slow and plain.
 #include <ucontext.h>
 
@@ -9,6 +9,7 @@
 
 typedef unsigned int u32;
 typedef unsigned short u16;
+typedef unsigned long long u64;
 typedef long long i64;
 #define DI inline
 #define UNROLL
@@ -16,16 +17,18 @@ typedef long long i64;
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n)
+#define __shared__ static
 enum { F32, F16, BF16 };
-constexpr int THREADS = CW * 64, WARPS = THREADS / 32, STACK = 128 * 1024;
+constexpr int STACK = 256 * 1024;
 
 struct float2 { float x, y; };
 static float2 make_float2(float x, float y) { return {x, y}; }
 struct float4 { float x, y, z, w; };
 static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 struct uint4 { u32 x, y, z, w; };
+static uint4 make_uint4(u32 x, u32 y, u32 z, u32 w) { return {x, y, z, w}; }
 struct Index { u32 x, y; };
-static Index threadIdx, blockIdx;
+static Index threadIdx, blockIdx, gridDim;
 static char* shared_memory;
 
 static ucontext_t scheduler, fibers[THREADS];
@@ -43,13 +46,17 @@ struct Barrier {
     else while (mine == round) swapcontext(&fibers[now], &scheduler);
   }
 };
-static Barrier block_barrier, group_barriers[2], warp_barriers[WARPS];
+static Barrier block_barrier, group_barriers[2], warp_barriers[THREADS / 32];
 static void __syncthreads() { block_barrier.wait(THREADS); }
 static void group(int which) { group_barriers[which].wait(THREADS / 2); }
 static void warp() { warp_barriers[now / 32].wait(32); }
 static void __syncwarp() { warp(); }
 static void copy(void* to, const void* from, int bytes, bool on) { on ? memcpy(to, from, bytes) : memset(to, 0, bytes); }
 static void copy16(void* to, const void* from, bool on) { copy(to, from, 16, on); }
+typedef char* Address;
+static Address address(void* p) { return (char*)p; }
+static void copy16(Address to, const void* from) { memcpy(to, from, 16); }
+static void copy4(void* to, const void* from) { memcpy(to, from, 4); }
 static void commit() {}
 template <int N> void wait() {}
 template <class T> T cast(auto v) {
@@ -60,7 +67,7 @@ template <class T> T cast(auto v) {
 }
 // Every lane gives `mine`; `see` reads what the 32 gave.
 template <class T, class See> auto together(T mine, See see) {
-  static T given[WARPS][32];
+  static T given[THREADS / 32][32];
   given[now / 32][now % 32] = mine;
   warp();
   const auto seen = see(given[now / 32]);
@@ -80,9 +87,18 @@ static float lane_of(float v, int lane) { return together(v, [=](float* all) { r
 static float up(float v, int d) { return lane_of(v, (now & 3) >= d ? now % 32 - d : now % 32); }
 static float down(float v, int d) { return lane_of(v, (now & 3) + d < 4 ? now % 32 + d : now % 32); }
 static float of(float v, int from) { return lane_of(v, (now % 32 & ~3) + from); }
+static float __shfl_up_sync(u32, float v, int d, int width) {
+  return lane_of(v, now % width >= d ? now % 32 - d : now % 32);
+}
+static float __shfl_down_sync(u32, float v, int d, int width) {
+  return lane_of(v, now % width + d < width ? now % 32 + d : now % 32);
+}
 static float __shfl_xor_sync(u32, float v, int d) { return lane_of(v, now % 32 ^ d); }
 static u32 __umulhi(u32 a, u32 b) { return (u32)((uint64_t)a * b >> 32); }
 
+static float __int_as_float(u32 v) { return cast<float>(v); }
+static u32 __float_as_int(float v) { return cast<u32>(v); }
+template <class T> T __ldcs(const T* p) { return *p; }
 static float exp2_(float x) { return exp2f(x); }
 static float log2_(float x) { return log2f(x); }
 static float inverse(float x) { return 1.f / x; }
@@ -151,7 +167,7 @@ static void fiber() {
 }
 // Runs every block, one after the other; shared memory starts as garbage.
 extern "C" void run(const Problem* given, int grid_x, int grid_y, int shared) {
-  problem = given, shared_memory = (char*)aligned_alloc(128, (shared + 127) / 128 * 128);
+  gridDim = {(u32)grid_x, (u32)grid_y}, problem = given, shared_memory = (char*)aligned_alloc(128, (shared + 127) / 128 * 128);
   for (int block = 0; block < grid_x * grid_y; block++) {
     memset(shared_memory, 0xff, shared);
     for (int t = 0; t < THREADS; t++) {

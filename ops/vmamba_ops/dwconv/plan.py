@@ -21,7 +21,7 @@ _BLOCKS = {"forward": 4, "backward": 3}  # that a multiprocessor shall hold, by 
 def source(direction: str) -> str:
     """The CUDA C++ text of the "forward" or "backward" kernel."""
     here = Path(__file__).parent
-    files = (here.parent / "ss2d" / "ptx.cu", here / "rows.cu", here / f"{direction}.cu")
+    files = (here.parent / "ptx.cu", here / "rows.cu", here / f"{direction}.cu")
     return "".join(file.read_text() for file in files)
 
 
@@ -65,7 +65,7 @@ class Plan:
         width, dim = self.sizes[2:]
         mask = self.tiles * self.strips > 1 or width != _POSITIONS * self.slots
         return {
-            "CW": THREADS // 64,
+            "THREADS": THREADS,
             "IN": CODES[self.dtype],
             "BIAS": int(bias),
             "WIDE": int(self.dtype == "float32" or dim % 8 == 0),

@@ -1,12 +1,12 @@
 // Depthwise 3 x 3 convolution with padding 1 of a channels-last map, then SiLU, forward and backward, for NVRTC: no
-// header. It follows ss2d/ptx.cu in the source text and is followed by forward.cu or backward.cu.
+// header. It follows ptx.cu in the source text and is followed by forward.cu or backward.cu.
 //
 // A block has 32 channels of a few images side by side, or of a tile of a wide map, and walks down their rows, which
 // come to shared memory by cp.async STAGES - 1 ahead. A thread has 2 channels of 7 neighbouring positions (a slot; the
 // maps of images of 224 pixels are whole slots) and their 3 x 3 neighbourhoods in registers: a row brings one new line
 // of 9, and nothing is read from memory twice but the rows where strips of a map meet.
 //
-// Macros: CW, for THREADS; IN (0 float, 1 half, 2 bfloat16); BIAS; WIDE: 8 channels at a time may be copied; MASK: some
+// Macros: THREADS; IN (0 float, 1 half, 2 bfloat16); BIAS; WIDE: 8 channels at a time may be copied; MASK: some
 // positions are another block's or past the end of a row; STAGES; BLOCKS: that a multiprocessor shall hold.
 constexpr int P = 7, C = 32, LANES = C / 2, SLOTS = THREADS / LANES;
 #if IN == 0

@@ -18,7 +18,8 @@ _SHARED = 99 * 1024  # bytes that a block may have on every GPU since compute ca
 def source(kernel: str) -> str:
     """The CUDA C++ text of the "forward", "backward" (one state) or "backward_states" kernel."""
     folder = Path(__file__).parent
-    return (folder / "scan.cu").read_text() + (folder / f"scan_{kernel}.cu").read_text()
+    files = (folder.parent / "ptx.cu", folder / "scan.cu", folder / f"scan_{kernel}.cu")
+    return "".join(file.read_text() for file in files)
 
 
 def cut(length: int, states: int, dtype: str) -> tuple[int, int]:
@@ -87,8 +88,9 @@ class Plan:
 
     def macros(self) -> dict[str, int]:
         names = ("lanes", "items", "nrow", "warps", "stages", "minblocks", "one", "softplus", "vec", "whole", "sliced")
-        types = {"IN": CODES[self.dtype], "OUT": CODES[self.out], "GRAD": CODES[self.grad]}
-        return types | {"EACH": SLICE // self.warps} | {name.upper(): int(getattr(self, name)) for name in names}
+        codes = {"IN": CODES[self.dtype], "OUT": CODES[self.out], "GRAD": CODES[self.grad]}
+        shares = {"THREADS": 32 * self.warps, "EACH": SLICE // self.warps}
+        return codes | shares | {name.upper(): int(getattr(self, name)) for name in names}
 
     def _segment(self, dtype: str) -> int:
         return (self.lanes * self.items * BYTES[dtype] + (0 if self.vec else 30)) // 16 * 16

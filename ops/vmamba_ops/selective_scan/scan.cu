@@ -1,4 +1,5 @@
-// Grouped selective scan, forward and backward (see selective_scan/__init__.py for the formulas), for NVRTC: no header.
+// Grouped selective scan, forward and backward (see selective_scan/__init__.py for the formulas), for NVRTC: no header. It
+// follows ptx.cu in the source text.
 //
 // A warp holds SLOTS = 32 / LANES slots; in each, LANES lanes share TILE = LANES * ITEMS positions of NROW rows at
 // a time, lane j the positions j * ITEMS and on. A block owns rows of one group of one image: it walks the tiles of L
@@ -6,45 +7,24 @@
 // the tile before it (after it, in the backward) is one number a row and state, `carry`, kept in shared memory; the
 // states at tile starts go to global memory for the backward. Rows are copied to shared memory STAGES - 1 rounds ahead.
 //
-// Macros, all set by cuda.py: IN, OUT, GRAD (0 float, 1 half, 2 bfloat16) the types of the inputs, of out and dout, of
-// du and ddelta; LANES, ITEMS, NROW, WARPS, STAGES, MINBLOCKS; ONE: d_state is 1, so B, C, dB, dC live in registers;
+// Macros, all set by plan.py: THREADS; IN, OUT, GRAD (0 float, 1 half, 2 bfloat16) the types of the inputs, of out and
+// dout, of du and ddelta; LANES, ITEMS, NROW, WARPS, STAGES, MINBLOCKS; ONE: d_state is 1, so B, C, dB, dC live in registers;
 // EACH: states of a warp in the backward for several; SOFTPLUS; VEC: every row, tile and lane starts at 16 bytes;
 // WHOLE: ITEMS divides L; SLICED: this launch does some of the states and adds to what the launches before it wrote.
-typedef unsigned int u32;
-typedef unsigned short u16;
-typedef unsigned long long u64;
-typedef long long i64;
-#define DI __device__ __forceinline__
-#define UNROLL _Pragma("unroll")
-enum { F32, F16, BF16 };
 template <int T> struct Stored { typedef u16 type; };
 template <> struct Stored<F32> { typedef float type; };
 template <int T> using Raw = typename Stored<T>::type;
 
-constexpr int SLOTS = 32 / LANES, TILE = LANES * ITEMS, GROUP = SLOTS * NROW, THREADS = WARPS * 32;
+constexpr int SLOTS = 32 / LANES, TILE = LANES * ITEMS, GROUP = SLOTS * NROW;
 constexpr int ALL = 32 * ITEMS;  // positions in the hands of a warp
 constexpr float LOG2E = 1.4426950408889634f, LN2 = 0.6931471805599453f;
 template <int T> constexpr int SEGMENT = (TILE * (int)sizeof(Raw<T>) + (VEC ? 0 : 30)) / 16 * 16;  // bytes of a slot
 
-DI float exp2_(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-DI float log2_(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
-DI float inverse(float x) { float y; asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DI int least(int a, int b) { return a < b ? a : b; }
 DI int most(int a, int b) { return a > b ? a : b; }
 
-template <int T> DI float number(u16 v) {
-  float x;
-  if (T == F16) asm("cvt.f32.f16 %0, %1;" : "=f"(x) : "h"(v));
-  else x = __int_as_float((u32)v << 16);
-  return x;
-}
+template <int T> DI float number(u16 v) { return low<T>(v); }
 template <int T> DI float number(float v) { return v; }
-template <int T> DI u32 pack(float low, float high) {
-  u32 d;
-  if (T == F16) asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
-  else asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(high), "f"(low));
-  return d;
-}
 template <int T> DI Raw<T> rounded(float v) {
   if constexpr (T == F32) return v;
   else return (u16)pack<T>(v, 0.f);
@@ -58,28 +38,21 @@ template <int T> DI void wide(const void* from, float (&v)[ITEMS]) {
     UNROLL for (int e = 0; e < 4; e++) {
       if constexpr (T == F32) v[i * PER + e] = __int_as_float(w[e]);
       else {
-        v[i * PER + 2 * e] = number<T>((u16)(w[e] & 0xffff));
-        v[i * PER + 2 * e + 1] = T == F16 ? number<T>((u16)(w[e] >> 16)) : __int_as_float(w[e] & 0xffff0000u);
+        v[i * PER + 2 * e] = low<T>(w[e]), v[i * PER + 2 * e + 1] = high<T>(w[e]);
       }
     }
   }
 }
 
-DI void copy16(u32 to, u64 from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to), "l"(from) : "memory");
-}
-DI void copy4(void* to, const float* from) {
-  const u32 target = (u32)__cvta_generic_to_shared(to);
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" :: "r"(target), "l"(from) : "memory");
-}
 // Starts copying `count` numbers from `from` to a slot's segment; unaligned ones with the 16-byte pieces they lie in,
 // which never leave the allocation's own 16-byte pieces.
 template <int T> DI void prefetch(char* to, const Raw<T>* from, int count, int j) {
-  const u32 shift = VEC ? 0 : (u32)(u64)from & 15, target = (u32)__cvta_generic_to_shared(to);
+  const u32 shift = VEC ? 0 : (u32)(u64)from & 15;
   const u64 source = (u64)from - shift;
+  const Address target = address(to);
   const int bytes = count > 0 ? (int)shift + count * (int)sizeof(Raw<T>) : 0;
   UNROLL for (int at = 0; at < SEGMENT<T>; at += LANES * 16)
-    if (at + j * 16 < bytes) copy16(target + at + j * 16, source + at + j * 16);
+    if (at + j * 16 < bytes) copy16(target + at + j * 16, (const void*)(source + at + j * 16));
 }
 // The lane's ITEMS numbers out of a segment, 0 past the first `live`; `from` is where the segment was copied from.
 template <int T> DI void fetch(const char* segment, const Raw<T>* from, const char* zeros, int j, int live,

@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_backward(c
       prefetch<OUT>(to + 2 * SEGMENT<IN>, p.dout + at, count, j);
       if (next_tile && row < me.rows && j == 0) copy4(to + STATES_AT, p.saved + me.state(p, row, next_tile));
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit();
     if (++next == STAGES) next = 0;
     if (++next_round == me.rounds) next_round = 0, next_tile--;
   };
@@ -62,7 +62,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_backward(c
     UNROLL for (int i = 0; i < ITEMS; i++) dB[i] = dC[i] = 0.f;
 #pragma unroll 1
     for (int round = 0; round < me.rounds; round++) {
-      asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 2) : "memory");
+      wait<STAGES - 2>();
       __syncwarp();
       advance();
       float dt[NROW][ITEMS], u[NROW][ITEMS], dy[NROW][ITEMS], slope[NROW][ITEMS];

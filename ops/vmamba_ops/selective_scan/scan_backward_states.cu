@@ -55,7 +55,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_backward(c
         for (int n = j; n < states; n += LANES)
           copy4((float*)(to + STATES_AT) + n, p.saved + me.state(p, row, next_tile) + n);
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit();
     if (++next == STAGES) next = 0;
     if (++next_round == me.rounds) next_round = 0, next_tile--;
   };
@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_backward(c
     UNROLL for (int k = 0; k < EACH; k++) UNROLL for (int i = 0; i < ITEMS; i++) dB[k][i] = dC[k][i] = 0.f;
 #pragma unroll 1
     for (int round = 0; round < me.rounds; round++) {
-      asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 2) : "memory");
+      wait<STAGES - 2>();
       __syncwarp();
       advance();
       const int mine = me.warp * SLOTS + me.slot, row = me.row(round, 0), safe = least(row, me.rows - 1);

@@ -20,7 +20,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_forward(co
       char* to = staged + next * STAGE + (r * SLOTS + me.slot) * PAIR;
       prefetch<IN>(to, p.u + at, count, j), prefetch<IN>(to + SEGMENT<IN>, p.delta + at, count, j);
     }
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    commit();
     if (++next == STAGES) next = 0;
     if (++next_round == me.rounds) next_round = 0, next_tile++;
   };
@@ -39,7 +39,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) scan_forward(co
     }
 #pragma unroll 1
     for (int round = 0; round < me.rounds; round++) {
-      asm volatile("cp.async.wait_group %0;" :: "n"(STAGES - 2) : "memory");
+      wait<STAGES - 2>();
       __syncwarp();
       advance();
       float dt[NROW][ITEMS], x[NROW][ITEMS], y[NROW][ITEMS], time[NROW];

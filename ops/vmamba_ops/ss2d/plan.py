@@ -38,7 +38,8 @@ def padded(rank: int) -> int:
 def source(name: str) -> str:
     """The CUDA C++ text of the "forward", "backward" or "ends" kernel."""
     folder = Path(__file__).parent
-    return "".join((folder / f"{part}.cu").read_text() for part in ("ptx", "ss2d", "rows", "maps", name))
+    files = [folder.parent / "ptx.cu", *(folder / f"{part}.cu" for part in ("ss2d", "rows", "maps", name))]
+    return "".join(file.read_text() for file in files)
 
 
 @dataclass(frozen=True)
@@ -100,6 +101,7 @@ class Plan:
             "R": self.rank,
             "S": self.positions,
             "CW": self.warps,
+            "THREADS": self.threads,
             "MINBLOCKS": self.minblocks,
             "RESIDENT": int(self.resident > 0),
             "WRAP": int(self.wrap),

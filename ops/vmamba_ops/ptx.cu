@@ -1,11 +1,12 @@
-// Types and the instructions that CUDA C++ has no header-free name for. T is F16 or BF16 where a type matters.
+// Types and the instructions that CUDA C++ has no header-free name for, of all kernels here, whose text follows. T is F16
+// or BF16 where a type matters. Macro: THREADS, of a block.
 typedef unsigned int u32;
 typedef unsigned short u16;
+typedef unsigned long long u64;
 typedef long long i64;
 #define DI __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
 enum { F32, F16, BF16 };
-constexpr int THREADS = CW * 64;
 
 DI float exp2_(float x) { float y; asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
 DI float log2_(float x) { float y; asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x)); return y; }
@@ -74,11 +75,20 @@ template <bool TRANSPOSED> DI void matrices(u32 (&v)[4], const void* row) {
 DI float up(float v, int d) { return __shfl_up_sync(~0u, v, d, 4); }
 DI float down(float v, int d) { return __shfl_down_sync(~0u, v, d, 4); }
 DI float of(float v, int from) { return __shfl_sync(~0u, v, from, 4); }
-// Copies to shared memory that go on beside the program: 16 bytes, zeros if not `on`. `wait<N>` lets the last N
-// of what `commit` closed go on.
+// Copies to shared memory that go on beside the program: 16 bytes (with `on`, zeros if it is false) or 4. `wait<N>` lets
+// the last N of what `commit` closed go on.
+typedef u32 Address;  // in shared memory
+DI Address address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
+DI void copy16(Address to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(to), "l"(from) : "memory");
+}
 DI void copy16(void* to, const void* from, bool on) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from), "r"(on ? 16 : 0) : "memory");
+}
+DI void copy4(void* to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;"
+               :: "r"((u32)__cvta_generic_to_shared(to)), "l"(from) : "memory");
 }
 DI void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DI void wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }
