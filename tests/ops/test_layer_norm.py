@@ -158,6 +158,22 @@ def test_the_compiler_sees_torchs_own():
     assert len(graphs) == 1 and "layer_norm" in graphs[0]
 
 
+@pytest.mark.parametrize("with_branch", [False, True])
+def test_fake_kernels(with_branch):
+    from vmamba_ops.layer_norm import triton  # noqa: F401  which defines the operators
+
+    x, branch, scale, weight, bias = (torch.empty(s, device="meta") for s in ((4, 6, 96), (4, 6, 96), 4, 96, 96))
+    inputs = [x, branch.half() if with_branch else None, weight, bias]
+    inputs = [t if t is None else t.requires_grad_() for t in inputs]
+    scales = scale if with_branch else None
+    total, y, stats = torch.ops.vmamba_ops.add_layer_norm(*inputs[:2], scales, weight, bias, 1e-5, HALF)
+    assert y.shape == x.shape and y.dtype == HALF and stats.shape == (24, 2)
+    assert total.shape == (x.shape if with_branch else (0,)) and total.dtype == FULL
+    asked = [t for t in inputs if t is not None]
+    for gradient, tensor in zip(torch.autograd.grad((total.sum() + y.sum()), asked), asked, strict=True):
+        assert gradient.shape == tensor.shape and gradient.dtype == tensor.dtype
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not GPU, reason="needs a CUDA device")
 @pytest.mark.parametrize("scaled", [False, True])

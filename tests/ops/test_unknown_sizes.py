@@ -12,9 +12,11 @@ from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, Stateles
 
 import vmamba_ops.cross_scan.triton
 import vmamba_ops.dwconv.cuda
+import vmamba_ops.layer_norm.triton
 import vmamba_ops.selective_scan.cuda
 import vmamba_ops.ss2d.cuda  # noqa: F401  each defines its operators
 from vmamba_ops import cross_merge, cross_scan
+from vmamba_ops.layer_norm import takes
 
 OPS = torch.ops.vmamba_ops
 B, C, RANK = 2, 96, 6
@@ -65,6 +67,13 @@ def test_fused(traced, sizes):
     x_proj = empty(4 * (RANK + 2), C, dtype=torch.bfloat16)
     y, *_ = OPS.ss2d(x, x_proj, empty(4, C, RANK), *(empty(4, C) for _ in range(3)), True)
     assert y.shape == x.shape and not demands(sizes)
+
+
+def test_layer_norm(traced, sizes):
+    x = traced.permute(0, 2, 3, 1).contiguous()
+    assert takes(x) and not takes(traced.permute(0, 2, 3, 1))
+    total, y, stats = OPS.add_layer_norm(x.float(), x, empty(B), empty(C), empty(C), 1e-5, torch.bfloat16)
+    assert total.shape == y.shape == x.shape and stats.shape == (x.numel() // C, 2) and not demands(sizes)
 
 
 def demands(sizes: ShapeEnv) -> list[str]:

@@ -71,15 +71,15 @@ def _forward(x, branch, scale, weight, bias, eps, out_dtype) -> tuple[Tensor, Te
     return total, y, stats
 
 
-def _empty_backward(total, weight, x_dtype, branch_dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _empty_backward(total, x_dtype, branch_dtype) -> tuple[Tensor, Tensor]:
+    """dx and dbranch (without a branch: of size 0)."""
     dbranch = total.new_empty(0) if branch_dtype is None else torch.empty_like(total, dtype=branch_dtype)
-    sums = (weight.new_empty(weight.shape, dtype=torch.float32) for _ in range(2))
-    return torch.empty_like(total, dtype=x_dtype), dbranch, *sums
+    return torch.empty_like(total, dtype=x_dtype), dbranch
 
 
 def _backward(dy, dtotal, total, stats, scale, weight, x_dtype, branch_dtype) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x and branch (without one: of size 0), and in float32 of weight and bias."""
-    dx, dbranch, *_ = _empty_backward(total, weight, x_dtype, branch_dtype)
+    dx, dbranch = _empty_backward(total, x_dtype, branch_dtype)
     both = branch_dtype is not None
     tensors = [
         dy, total, stats, weight, total if scale is None else scale, total if dtotal is None else dtotal,
@@ -105,7 +105,8 @@ def _forward_fake(x, branch, scale, weight, bias, eps, out_dtype):
 
 @torch.library.register_fake("vmamba_ops::add_layer_norm_backward")
 def _backward_fake(dy, dtotal, total, stats, scale, weight, x_dtype, branch_dtype):
-    return _empty_backward(total, weight, x_dtype, branch_dtype)
+    sums = (weight.new_empty(weight.shape, dtype=torch.float32) for _ in range(2))
+    return *_empty_backward(total, x_dtype, branch_dtype), *sums
 
 
 def _keep(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
