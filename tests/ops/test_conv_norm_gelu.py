@@ -4,11 +4,15 @@ import os
 
 import pytest
 import torch
+import triton
 from torch._dynamo.testing import CompileCounterWithBackend
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
 
 from vmamba_ops import conv_norm_gelu
-from vmamba_ops.conv_norm_gelu import WIDTHS
+from vmamba_ops.conv_norm_gelu import WIDTHS, triton_kernels
 from vmamba_ops.conv_norm_gelu.naive import conv_norm_gelu as naive
+from vmamba_ops.conv_norm_gelu.triton import ROWS, WARPS
 from vmamba_ops.flops import counter
 
 GPU = torch.cuda.is_available()
@@ -144,3 +148,19 @@ def test_compiled_for_any_size_under_autocast(memory_format):
         for a, b in zip(*gradients, strict=True):
             torch.testing.assert_close(a, b, atol=1e-2, rtol=1e-2)
     assert frames.frame_count == 1
+
+
+@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") == "1", reason="nothing is compiled under the interpreter")
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_no_pairs_of_short_integers(direction):
+    """ptxas 12.8 loses the constant of an add.s16x2: this kernel's index arithmetic must not become one."""
+    kernel = getattr(triton_kernels, f"conv_norm_gelu_{direction}")
+    last = {"forward": ["out"], "backward": ["dout", "parts"]}[direction]
+    floats = ["x", "weight", "bias", "norm_weight", "norm_bias", *last]
+    types = {name: "*fp16" if name in ("out", "dout") else "*fp32" for name in floats}
+    types |= dict.fromkeys(("positions", "height", "width", "up", "across"), "i32") | {"eps": "fp32"}
+    constants = {"C": 48, "P": 16, "PIECES": 3, "T": ROWS[direction]}
+    aligned = {(i,): [["tt.divisibility", 16]] for i in range(len(floats))}
+    source = ASTSource(kernel, types | dict.fromkeys(constants, "constexpr"), constants, aligned)
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": WARPS})
+    assert "s16x2" not in compiled.asm["ptx"]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from vmamba_ops import add_layer_norm, layer_norm, mlp
+from vmamba_ops.half import autocast, kind
 from vmamba_ops.layer_norm import add, takes
 from vmamba_ops.mlp import fits
 
@@ -56,9 +57,7 @@ class LayerNorm(nn.LayerNorm):
         self.fused_training = False  # whether a compiled training step takes the operator: see compiling.py
 
     def _out_dtype(self, x: Tensor) -> torch.dtype | None:
-        if self.wide or not (x.is_cuda and torch.is_autocast_enabled("cuda")):
-            return None
-        return torch.get_autocast_dtype("cuda")
+        return kind(x) if autocast(x) and not self.wide else None
 
     def _how(self, x: Tensor) -> dict:
         out_dtype = self._out_dtype(x)

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from .. import nvrtc, partials
 from ..eager import plain
+from ..half import kind
 from . import plan as plans
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -116,8 +117,7 @@ torch.library.register_autograd("vmamba_ops::dwconv_silu", _gradients, setup_con
 
 def dwconv_silu(x_BHWD: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As the public function, on a GPU."""
-    if x_BHWD.is_cuda and torch.is_autocast_enabled("cuda"):
-        x_BHWD = x_BHWD.to(torch.get_autocast_dtype("cuda"))
+    x_BHWD = x_BHWD.to(kind(x_BHWD))
     tensors = (x_BHWD.contiguous(), *[None if t is None else t.float().contiguous() for t in (weight, bias)])
     if not (x_BHWD.is_cuda and plain(x_BHWD, weight, bias)):
         return torch.ops.vmamba_ops.dwconv_silu(*tensors)

@@ -9,6 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from .. import partials
 from ..eager import plain
+from ..half import autocast
 from ..triton_launch import Launch, processors
 from . import triton_kernels
 
@@ -156,13 +157,6 @@ torch.library.register_autograd(
 )
 
 
-def _out(x_dtype: torch.dtype, out_dtype: torch.dtype | None) -> torch.dtype:
-    """The result's dtype, by torch's rule where none was asked for."""
-    if out_dtype is None:
-        return torch.float32 if torch.is_autocast_enabled("cuda") else x_dtype
-    return out_dtype
-
-
 def add_norm(
     x: Tensor,
     branch: Tensor | None,
@@ -174,7 +168,9 @@ def add_norm(
 ) -> tuple[Tensor, Tensor]:
     """As the public ``add_layer_norm``."""
     branch, scale = (None if t is None else t.contiguous() for t in (branch, scale))
-    inputs = (x.contiguous(), branch, scale, weight, bias, eps, _out(_total_dtype(x, branch), out_dtype))
+    if out_dtype is None:  # torch's rule
+        out_dtype = torch.float32 if autocast(x) else _total_dtype(x, branch)
+    inputs = (x.contiguous(), branch, scale, weight, bias, eps, out_dtype)
     if not plain(x, branch, scale, weight, bias):
         call = torch.ops.vmamba_ops.add_layer_norm
     else:  # autograd's part of a call costs more than its kernel on small maps

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .. import flops, nvrtc, partials
 from ..eager import plain
+from ..half import kind
 from . import plan as plans
 
 _NAMES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
@@ -176,8 +177,7 @@ flops.register_ss2d()
 def ss2d(x_BHWD, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds) -> Tensor:
     """As the public function, for cross2d and one state a channel; differentiable once."""
     D, rank = dt_projs_weight.shape[1:]
-    if x_BHWD.is_cuda and torch.is_autocast_enabled("cuda"):
-        x_BHWD = x_BHWD.to(torch.get_autocast_dtype("cuda"))
+    x_BHWD = x_BHWD.to(kind(x_BHWD))
     if rank % 2:  # the kernel reads pairs: zeros after an odd number of dt's
         zeros = x_proj_weight.new_zeros(K, 1, D)
         x_proj_weight = torch.cat((x_proj_weight[:, :rank], zeros, x_proj_weight[:, rank:]), 1)
