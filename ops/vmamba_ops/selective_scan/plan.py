@@ -104,7 +104,7 @@ class Plan:
         inputs = 2 * self._segment(self.dtype) + (self._segment(self.out) if backward else 0)
         states_ahead = (16 if one else 4 * SLICE) if backward else 0
         numbers, pairs = (12, 10) if self.items == 8 else (self.items, self.items)  # of a lane, without conflicts
-        both = 0 if self.one else 2 * states * pairs * self.lanes * 4  # B and C of a tile
+        both = 0 if one else 2 * states * pairs * self.lanes * 4  # B and C of a tile
         if self._by_states:
             results, shared = 0, both + 5 * self.warps * slots * numbers * self.lanes * 4  # exchanged of a round's rows
         elif backward:

@@ -4,6 +4,7 @@
 // warps, to whose sums over states they add in turn: no atomics, a fixed order.
 constexpr int SEEN = WARPS * SLOTS, STATE_BYTES = 64;  // a row's saved states of one launch
 constexpr int STEP = ITEMS == 8 ? 12 : ITEMS, ROW = LANES * STEP;  // of what is exchanged, as PAIRS and PAIR_ROW
+static_assert(EACH <= 4 && LANES >= 4, "a slot's sums over four states are taken at once");
 enum { DT, X, DY, DX, DDT, ARRAYS };  // what is exchanged: (ARRAYS, SEEN, ROW); the last two are sums over states
 
 // Sums of four numbers over the slot by 2 + 1 + 1 exchanges: lane j gets that of number j % 4.
