@@ -83,8 +83,9 @@ def add(*jobs: tuple[Tensor, Tensor]) -> None:
 
 
 def summed(*parts: Tensor) -> list[Tensor]:
-    """Each summed over its first dimension: by ``add`` on a GPU, by torch where there is none or no compiler for it."""
-    if not parts[0].is_cuda or nvrtc.missing():
+    """Each summed over its first dimension: by ``add``; by torch without a GPU, or where ``add`` refuses the sizes."""
+    odd = any((p.stride(0) | p.numel() // p.shape[0]) * p.element_size() % _VECTOR for p in parts)
+    if odd or not parts[0].is_cuda or nvrtc.missing():
         return [p.sum(0) for p in parts]
     sums = [p.new_empty(p.shape[1:]) for p in parts]
     add(*zip(parts, sums, strict=True))

@@ -47,12 +47,12 @@ def _poison():
     torch.use_deterministic_algorithms(False)
 
 
-def _inputs(batch, groups, per_group, states, length, dtype, scalars=True, softplus=True):
+def inputs_of(batch, groups, per_group, states, length, dtype, scalars=True, softplus=True, device="cuda"):
     dim = groups * per_group
-    generator = torch.Generator("cuda").manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
 
     def normal(*shape):
-        return torch.randn(shape, generator=generator, device="cuda")
+        return torch.randn(shape, generator=generator, device=device)
 
     u, delta = normal(batch, dim, length).to(dtype), normal(batch, dim, length).mul(0.7).sub(1).to(dtype)
     A, D, bias = -torch.exp(normal(dim, states) * 0.5), normal(dim), normal(dim) * 0.3
@@ -73,7 +73,7 @@ def _results(scan, inputs, softplus, out_dtype, cast=lambda t: t, **options):
     return [out.detach(), last.detach(), *gradients]
 
 
-def _compare(got, expected, tolerance, only=None):
+def compare(got, expected, tolerance, only=None):
     for name, a, b in zip(NAMES, got, expected, strict=False):
         if only and a.dtype != only:
             continue
@@ -85,22 +85,22 @@ def _compare(got, expected, tolerance, only=None):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_against_naive_in_float64(shape, way):
     dtype, out, nrow = way
-    inputs = _inputs(*shape, dtype)
+    inputs = inputs_of(*shape, dtype)
     if BRAIN in (dtype, out):
         inputs[5:] = [None, None]
     softplus = not (dtype == FULL and nrow == 2)
     if not softplus:
-        inputs = _inputs(*shape, dtype, softplus=False)
+        inputs = inputs_of(*shape, dtype, softplus=False)
     got = _results(cuda.selective_scan, inputs, softplus, out, nrow=nrow, back_nrow=nrow)
     expected = _results(naive.selective_scan, inputs, softplus, torch.float64, torch.Tensor.double)
     assert got[0].dtype == out and got[1].dtype == FULL
-    _compare(got, expected, TOLERANCE[dtype])
-    _compare(got, expected, 5e-6, only=FULL)  # whatever is not rounded to 16 bits
+    compare(got, expected, TOLERANCE[dtype])
+    compare(got, expected, 5e-6, only=FULL)  # whatever is not rounded to 16 bits
 
 
 def test_strides_offsets_and_streams():
     """B and C as views of one projection, inputs that start anywhere, a stream of the caller's."""
-    inputs = _inputs(2, 4, 12, 1, 196, HALF)
+    inputs = inputs_of(2, 4, 12, 1, 196, HALF)
     expected = _results(cuda.selective_scan, inputs, True, FULL)
     joined = torch.cat([torch.zeros_like(inputs[3]), inputs[3], inputs[4]], 2)
     _, inputs[3], inputs[4] = joined.split(1, 2)
@@ -112,36 +112,36 @@ def test_strides_offsets_and_streams():
     with torch.cuda.stream(stream):
         got = _results(cuda.selective_scan, inputs, True, FULL)
     torch.cuda.current_stream().wait_stream(stream)
-    _compare(got, [t.double() for t in expected], 1e-3)
+    compare(got, [t.double() for t in expected], 1e-3)
 
 
 @pytest.mark.parametrize("states", [1, 16])
 def test_same_bits_every_time(states):
-    inputs = _inputs(3, 4, 48, states, 784, HALF)
+    inputs = inputs_of(3, 4, 48, states, 784, HALF)
     runs = [_results(cuda.selective_scan, inputs, True, FULL) for _ in range(3)]
     for run in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(run, runs[0], strict=True))
 
 
 def test_mixed_dtypes_and_core():
-    inputs = _inputs(2, 2, 8, 1, 64, HALF)
+    inputs = inputs_of(2, 2, 8, 1, 64, HALF)
     out, _ = cuda.core(*inputs, True, FULL)
     assert out.dtype == FULL and torch.equal(out, selective_scan(*inputs, True, backend="core").float())
     inputs[1] = inputs[1].float()
     got = _results(cuda.selective_scan, inputs, True, HALF)
     assert [t.dtype for t in got] == [HALF, FULL, HALF, FULL, FULL, HALF, HALF, FULL, FULL]
-    _compare(got, _results(naive.selective_scan, inputs, True, torch.float64, torch.Tensor.double), 1e-3)
+    compare(got, _results(naive.selective_scan, inputs, True, torch.float64, torch.Tensor.double), 1e-3)
 
 
 @pytest.mark.parametrize("scalars", [True, False])
 def test_opcheck(scalars):
-    inputs = _inputs(2, 2, 4, 2, 100, FULL, scalars)
+    inputs = inputs_of(2, 2, 4, 2, 100, FULL, scalars)
     inputs = [t if t is None else t.requires_grad_() for t in inputs]
     torch.library.opcheck(torch.ops.vmamba_ops.selective_scan_cuda.default, (*inputs, True, FULL, 0, 0))
 
 
 def test_compile():
-    inputs = [t.requires_grad_() for t in _inputs(2, 2, 4, 1, 100, HALF)]
+    inputs = [t.requires_grad_() for t in inputs_of(2, 2, 4, 1, 100, HALF)]
 
     def loss(*tensors):
         out, last = selective_scan(*tensors, True, backend="oflex", out_dtype=FULL, return_last_state=True)
@@ -167,4 +167,4 @@ def test_more_than_two_to_the_31_numbers():
     last = [t if t is None else t.detach().double().requires_grad_() for t in last]
     exact, _ = naive.selective_scan(*last, True, torch.float64)
     (gradient,) = torch.autograd.grad(exact, last[0], last[0].detach())
-    _compare([out[:, -tail:], du[:, -tail:]], [exact, gradient], 1e-3)
+    compare([out[:, -tail:], du[:, -tail:]], [exact, gradient], 1e-3)

@@ -63,6 +63,13 @@ def test_odd_sizes_are_refused():
         partials.plan(((3, 16, 12, 0, 1),))
 
 
+@pytest.mark.parametrize("numbers", [3, 8])
+def test_summed_takes_any_size(numbers):
+    parts = torch.randn(5, 2 * numbers, device="cuda" if torch.cuda.is_available() else "cpu")
+    for got, given in zip(partials.summed(*parts.split(numbers, 1)), parts.split(numbers, 1), strict=True):
+        torch.testing.assert_close(got, given.sum(0))
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_a_gpu():

@@ -70,7 +70,7 @@ class Stage(nn.Module):
         stream = Stream(x)
         for block in self.blocks:
             step = block.carry if type(block) is Block and not hooked(block) else partial(_called, block)
-            stream = Stream(*checkpoint(step, stream, use_reentrant=False)) if recompute else step(stream)
+            stream = checkpoint(step, stream, use_reentrant=False) if recompute else step(stream)
         return stream.added()
 
 

@@ -29,6 +29,11 @@ def activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def in_compiled_step() -> bool:
+    """Whether this goes into a graph with gradients, for which ``fused_training`` says who takes operators of ours."""
+    return torch.is_grad_enabled() and torch.compiler.is_compiling()
+
+
 class Stream(NamedTuple):
     """The residual stream with its last branch not yet added: x + scale * branch.
 
@@ -61,8 +66,7 @@ class LayerNorm(nn.LayerNorm):
 
     def _how(self, x: Tensor) -> dict:
         out_dtype = self._out_dtype(x)
-        step = self.fused_training and torch.is_grad_enabled() and torch.compiler.is_compiling()
-        ours = step and out_dtype is not None and takes(x)
+        ours = self.fused_training and in_compiled_step() and out_dtype is not None and takes(x)
         return {"out_dtype": out_dtype, "backend": "triton" if ours else "auto"}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -176,8 +180,7 @@ class Mlp(nn.Module):
         return linears and gelu and not self.gated and not hooked(self.fc1, self.act, self.fc2)
 
     def forward(self, x: Tensor) -> Tensor:
-        step = torch.is_grad_enabled() and torch.compiler.is_compiling()
-        if (self.fused_training or not step) and self.ordinary() and fits(x, self.fc1.weight):
+        if (self.fused_training or not in_compiled_step()) and self.ordinary() and fits(x, self.fc1.weight):
             return mlp(x, *self.own())
         x = self.fc1(x)
         if self.gated:

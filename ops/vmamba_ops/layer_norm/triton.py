@@ -90,13 +90,7 @@ def _backward(dy, dtotal, total, stats, scale, weight, x_dtype, branch_dtype) ->
     launch, programs = _planned("backward", total, scale, (*tensors, stats), **flags)
     parts = total.new_empty((2, programs, total.shape[-1]), dtype=torch.float32)
     launch(*tensors, parts)
-    return dx, dbranch, *_summed(parts)
-
-
-def _summed(parts: Tensor) -> list[Tensor]:
-    if parts.shape[-1] % 4:  # partials takes parts of whole 16 bytes
-        return list(parts.sum(1))
-    return partials.summed(*parts)
+    return dx, dbranch, *partials.summed(*parts)
 
 
 @torch.library.register_fake("vmamba_ops::add_layer_norm")

@@ -37,9 +37,7 @@ template <int T> DI void wide(const void* from, float (&v)[ITEMS]) {
     const u32 w[4] = {q.x, q.y, q.z, q.w};
     UNROLL for (int e = 0; e < 4; e++) {
       if constexpr (T == F32) v[i * PER + e] = __int_as_float(w[e]);
-      else {
-        v[i * PER + 2 * e] = low<T>(w[e]), v[i * PER + 2 * e + 1] = high<T>(w[e]);
-      }
+      else v[i * PER + 2 * e] = low<T>(w[e]), v[i * PER + 2 * e + 1] = high<T>(w[e]);
     }
   }
 }
