@@ -3,6 +3,7 @@
 import csv
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 import torch
@@ -85,13 +86,37 @@ def test_models_small_form(tmp_path, capsys):
     assert "--modes fast: unknown. Choose from: eager, default, reduce-overhead." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--forward_type", "v9"], "forward_type=v9: unknown. Choose from: v0, v01, v02, v03, v04, v05"),
+        (["--scan", "fastest"], "backend=fastest: unknown. Choose from: auto, naive"),
+        (["--batch", "0"], "argument --batch: 0: it must be a whole number from 1 on"),
+    ],
+)
+@pytest.mark.parametrize("what", ["models", "profile"])
+def test_mistakes_are_one_line_before_anything_is_measured(what, words, said, tmp_path, capsys):
+    with suppress(SystemExit):
+        assert main([what, "--small", "--device", "cpu", "--out", str(tmp_path), *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line and not list(tmp_path.iterdir())
+
+
+def test_another_forward_type_and_size_are_in_the_rows(tmp_path):
+    words = ["--forward_type", "v0", "--size", "64", "--batch", "1"]
+    assert main(["models", "--small", "--device", "cpu", "--out", str(tmp_path), *words]) == 0
+    rows = report.read(next(tmp_path.glob("models_cpu-*.csv")))
+    assert [(row["forward_type"], row["size"], row["batch"]) for row in rows] == [("v0", 64, 1)] * 2
+
+
 def test_scaling_small_form_adds_to_the_days_table_and_draws_it(tmp_path):
-    for _ in range(2):
-        assert main(["scaling", "--small", "--device", "cpu", "--out", str(tmp_path), "--add"]) == 0
+    for batch in ("8", "32", "32"):  # what was measured again is there once
+        words = ["scaling", "--small", "--device", "cpu", "--out", str(tmp_path), "--add", "--batch", batch]
+        assert main(words) == 0
     rows = report.read(next(tmp_path.glob("scaling_cpu-*.csv")))
     assert [row["size"] for row in rows] == [32, 32, 64, 64] * 2
     for row in rows:
-        assert row["batch"] * row["size"] ** 2 == 2 * 64**2
+        assert row["batch"] * row["size"] ** 2 in (8 * 32**2, 32 * 32**2)
         assert row["Mpixels_per_s"] == pytest.approx(row["images_per_s"] * row["size"] ** 2 / 1e6)
     assert next(tmp_path.glob("scaling_cpu-*.png")).stat().st_size > 10_000
 

@@ -5,7 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from vmamba.config.errors import UserError
-from vmamba.config.words import Parser
+from vmamba.config.words import Parser, positive
 
 MODULES = {
     "ops": "vmamba.bench.ops",
@@ -21,10 +21,10 @@ MODULES = {
     "dense": "vmamba_tasks.dense.bench",
 }
 OPTIONS = {
-    "models": ("only", "modes", "dtype", "scan", "workers"),
-    "scaling": ("only", "modes", "dtype", "scan", "workers"),
+    "models": ("only", "modes", "dtype", "scan", "forward_type", "batch", "size", "workers"),
+    "scaling": ("only", "modes", "dtype", "scan", "batch", "workers"),
     "engine": ("modes", "dtype", "scan"),
-    "profile": ("only", "modes", "dtype", "scan"),
+    "profile": ("only", "modes", "dtype", "scan", "forward_type", "batch", "size"),
     "dense": ("only", "modes", "scan"),
 }
 COUNTED = ("complexity", "parity")  # nothing is timed, so a CPU does for all of it
@@ -84,7 +84,10 @@ def _parser() -> Parser:
         "--dtype", default="bf16", choices=["bf16", "fp16", "fp32"], help="models, scaling, engine, profile: autocast's"
     )
     parser.add_argument("--scan", default="auto", help="our models' backend (default: %(default)s); dense: several")
-    parser.add_argument("--workers", type=int, help="models, scaling: processes that compile at a time")
+    parser.add_argument("--forward_type", default="", help="models, profile: of our models (default: their own)")
+    parser.add_argument("--batch", type=positive, help="models, profile: images a step; scaling: those at 224 pixels")
+    parser.add_argument("--size", type=positive, help="models, profile: their side in pixels (default: 224)")
+    parser.add_argument("--workers", type=positive, help="models, scaling: processes that compile at a time")
     return parser
 
 

@@ -19,6 +19,9 @@ def run(
     modes: str = "",
     dtype: str = "bf16",
     scan: str = "auto",
+    forward_type: str = "",
+    batch: int | None = None,
+    size: int | None = None,
     workers: int | None = None,
 ) -> tuple[Iterator[Row], Row]:
     """The rows, and the conditions they share.
@@ -29,10 +32,14 @@ def run(
         modes: of ``MODES``, by commas; "": all.
         dtype: autocast's, bf16 or fp16; fp32 for none.
         scan: our models' backend.
+        forward_type: of our models; "": their own.
+        batch: images; None: 128.
+        size: their side in pixels; None: 224.
         workers: processes that compile at a time; None: one for four CPUs.
     """
     names = chosen("--only", only, ("vmamba_nano",) if small else (*OURS, *TIMM), (*list_models(), *TIMM))
     kinds = chosen("--modes", modes, ("eager",) if small else MODES, MODES)
-    batch, side, repeats, dtype = (2, 32, 2, "fp32") if small else (128, 224, 20, dtype)
-    jobs = [Job(n, k, dtype, batch, side, repeats, str(device), scan) for k in kinds for n in names]
+    images, side, repeats, dtype = (2, 32, 2, "fp32") if small else (128, 224, 20, dtype)
+    about = (dtype, batch or images, size or side, repeats, str(device), scan, forward_type)
+    jobs = [Job(name, kind, *about) for kind in kinds for name in names]
     return measured(jobs, workers), conditions(device)

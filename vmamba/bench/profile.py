@@ -13,7 +13,7 @@ import torch
 
 from vmamba.bench.measure import device_events
 from vmamba.bench.report import Row
-from vmamba.bench.throughput import MODES, TIMM, Job, chosen, conditions, prepare
+from vmamba.bench.throughput import MODES, TIMM, Job, checked, chosen, conditions, prepare
 from vmamba.models import list_models
 
 KINDS = {
@@ -33,6 +33,7 @@ KINDS = {
     "reductions": r"reduce|[Ss]oft[Mm]ax|nll_loss|aten::(sum|mean)",
     "pointwise": r"elementwise|vectorized|index|fill|aten::",
 }
+ABOUT = ("model", "batch", "size", "amp", "tf32", "scan", "forward_type", "compile")  # columns of every row
 STEPS = 5
 
 
@@ -42,7 +43,15 @@ def kind_of(name: str) -> str:
 
 
 def run(
-    device: torch.device, small: bool, only: str = "", modes: str = "", dtype: str = "bf16", scan: str = "auto"
+    device: torch.device,
+    small: bool,
+    only: str = "",
+    modes: str = "",
+    dtype: str = "bf16",
+    scan: str = "auto",
+    forward_type: str = "",
+    batch: int | None = None,
+    size: int | None = None,
 ) -> tuple[Iterator[Row], Row]:
     """A row for every kind of kernel of every model, mode and phase, and the conditions they share.
 
@@ -51,9 +60,10 @@ def run(
     """
     names = chosen("--only", only, ("vmamba_nano" if small else "vmamba_tiny_s1l8",), (*list_models(), *TIMM))
     kinds = chosen("--modes", modes, ("eager",) if small else ("eager", "reduce-overhead"), MODES)
-    batch, side, dtype = (2, 32, "fp32") if small else (128, 224, dtype)
-    jobs = [Job(n, k, dtype, batch, side, STEPS, str(device), scan) for n in names for k in kinds]
-    return (row for job in jobs for row in _rows(job, device)), conditions(device)
+    images, side, dtype = (2, 32, "fp32") if small else (128, 224, dtype)
+    about = (dtype, batch or images, size or side, STEPS, str(device), scan, forward_type)
+    jobs = [Job(name, kind, *about) for name in names for kind in kinds]
+    return (row for job in checked(jobs) for row in _rows(job, device)), conditions(device)
 
 
 def _rows(job: Job, device: torch.device) -> Iterator[Row]:
@@ -71,7 +81,7 @@ def _rows(job: Job, device: torch.device) -> Iterator[Row]:
         found = by_kind(device_events(several, device), job.repeats)
         every = sum(row["ms"] for row in found)
         print(f"{job.model} {phase} {job.mode}: {every:.2f} ms of kernels a step", file=sys.stderr, flush=True)
-        about = {name: common[name] for name in ("model", "batch", "size", "amp", "tf32", "scan", "compile")}
+        about = {name: common[name] for name in ABOUT}
         for row in found:
             yield about | {"phase": phase} | row | {"share_%": 100 * row["ms"] / every}
 

@@ -5,6 +5,7 @@ import datetime
 import signal
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from vmamba.tracking import store
 
 Row = dict[str, Any]
+FOUND = ("note", "largest")  # columns of text that a measurement gave
 
 
 def collect(coming: Iterable[Row]) -> tuple[list[Row], bool]:
@@ -40,32 +42,40 @@ def show(rows: list[Row]) -> None:
 def save(kind: str, card: str, rows: list[Row], folder: Path, conditions: Row, add: bool = False) -> Path:
     """Writes ``<kind>_<card>_<date>.csv``, every row with the conditions it was measured under.
 
-    With ``add``, the rows join those that the file of the day has.
+    With ``add``, the rows join those that the file of the day has; what was measured again is there once.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{kind}_{card}_{datetime.date.today():%Y-%m-%d}.csv"
     conditions = conditions | {"torch": version("torch"), "triton": _version("triton")}
     conditions["python"] = sys.version.split()[0]
-    there = read(path) if add and path.is_file() else []
+    every = [{**row, **conditions} for row in rows]
+    if add and path.is_file():  # of rows with one label the last, in the place of the first
+        every = list({_label(row, rows[0]): row for row in [*read(path), *every]}.values())
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, [*rows[0], *conditions])
         writer.writeheader()
-        writer.writerows(there)
-        writer.writerows({**row, **conditions} for row in rows)
+        writer.writerows(every)
     return path
 
 
+def _label(row: Row, like: Row) -> str:
+    """What was measured, not what came out: the columns where ``like`` has text or a whole number."""
+    names = [name for name, value in like.items() if isinstance(value, str | int) and name not in FOUND]
+    values = [row[name] for name in names if row.get(name) not in (None, "")]
+    return "/".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
 def read(path: Path) -> list[Row]:
-    """The rows of such a CSV: an empty cell as None, a number as a float, anything else as its text."""
+    """The rows of such a CSV: an empty cell as None, a number as an int or a float, anything else as its text."""
     with open(path, newline="") as file:
         return [{name: _value(text) for name, text in row.items()} for row in csv.DictReader(file)]
 
 
 def _value(text: str) -> Any:
-    try:
-        return float(text) if text else None
-    except ValueError:
-        return text
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text) if text else None
+    return text
 
 
 def to_mlflow(kind: str, rows: list[Row], conditions: Row, paths: list[Path], uri: str) -> None:
@@ -77,7 +87,7 @@ def to_mlflow(kind: str, rows: list[Row], conditions: Row, paths: list[Path], ur
     for name, value in conditions.items():
         client.log_param(run, name, value)
     for row in rows:
-        label = "/".join(str(v) for v in row.values() if isinstance(v, str | int) and v != "")
+        label = _label(row, row)
         for name, value in row.items():
             if isinstance(value, float):
                 client.log_metric(run, _clean(f"{label}/{name}"), value)

@@ -1,7 +1,7 @@
 """Throughput and memory from 224 x 224 to 1,536 x 1,536, at the same number of pixels a batch: what a pixel costs.
 
-The batch is 128 at 224 and shrinks with the area, so every row is about the same work for a network whose cost is
-linear in the pixels.
+The batch is 128 at 224, or ``--batch``, and shrinks with the area, so every row is about the same work for a network
+whose cost is linear in the pixels.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,6 @@ from vmamba.models import list_models
 
 NAMES = ("vmamba_tiny_s1l8", "swin_tiny_patch4_window7_224", "convnext_tiny", "deit_small_patch16_224")
 SIDES = (224, 384, 512, 768, 1024, 1536)
-PIXELS = 128 * 224**2  # of a batch
 
 
 def run(
@@ -24,15 +23,19 @@ def run(
     modes: str = "",
     dtype: str = "bf16",
     scan: str = "auto",
+    batch: int | None = None,
     workers: int | None = None,
 ) -> tuple[Iterator[Row], Row]:
-    """The rows, and the conditions they share; the arguments are those of ``models``. Default mode: eager.
+    """The rows, and the conditions they share; the arguments are those of ``models``, ``batch`` that at the smallest
+    side (column ``smallest_batch``). Default mode: eager.
 
     ``Mpixels_per_s`` is images a second times the pixels of one, in millions.
     """
     names = chosen("--only", only, ("vmamba_nano",) if small else NAMES, (*list_models(), *TIMM))
     kinds = chosen("--modes", modes, ("eager",), MODES)
-    sides, pixels, repeats = ((32, 64), 2 * 64**2, 2) if small else (SIDES, PIXELS, 10)
+    sides, images, repeats = ((32, 64), 8, 2) if small else (SIDES, 128, 10)
+    batch = batch or images
+    pixels = batch * sides[0] ** 2
     kind = "fp32" if small else dtype
     jobs = [
         Job(name, mode, kind, max(1, round(pixels / side**2)), side, repeats, str(device), scan)
@@ -40,7 +43,8 @@ def run(
         for name in names
         for side in sides
     ]
-    return (row | {"Mpixels_per_s": _pixels(row)} for row in measured(jobs, workers)), conditions(device)
+    rows = (row | {"Mpixels_per_s": _pixels(row), "smallest_batch": batch} for row in measured(jobs, workers))
+    return rows, conditions(device)
 
 
 def _pixels(row: Row) -> float | None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -52,10 +52,12 @@ class Job:
     repeats: int
     device: str
     scan: str = "auto"
+    forward_type: str = ""  # of ours; "": the model's own
 
 
 def measured(jobs: list[Job], workers: int | None) -> Iterator[Row]:
     """The rows of all jobs, in their order; ``workers``: processes that compile at a time, None: one for four CPUs."""
+    checked(jobs)
     workers = 1 if jobs[0].device == "cpu" else workers or max(1, (os.cpu_count() or 1) // 4)
     for group in (jobs[i : i + workers] for i in range(0, len(jobs), workers)):
         rows = {}
@@ -65,6 +67,14 @@ def measured(jobs: list[Job], workers: int | None) -> Iterator[Row]:
                 said = f"{row['images_per_s']:,.0f} img/s" if row["images_per_s"] else row["note"]
                 print(f"{job.model} {job.side} {row['phase']} {job.mode}: {said}", file=sys.stderr, flush=True)
         yield from (row for job in group for row in rows[job])
+
+
+def checked(jobs: list[Job]) -> list[Job]:
+    """The jobs, if each one's network can be built; UserError before anything is measured otherwise."""
+    with torch.device("meta"):
+        for job in {(job.model, job.side): job for job in jobs}.values():
+            _network(job)
+    return jobs
 
 
 def conditions(device: torch.device) -> Row:
@@ -104,20 +114,26 @@ def prepare(job: Job) -> tuple[nn.Module, Row, dict[str, Callable[[], None]]]:
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
     ours = job.model in list_models()
-    # timm's attention has tables of the map's size; ours and ConvNeXt take any
-    sized = {"img_size": job.side} if job.model.startswith(("swin", "deit")) else {}
-    counted = create_model(job.model, **sized).eval()  # on the CPU, where the fused scan is not
+    counted = _network(replace(job, scan="auto")).eval()  # on the CPU, where the fused scan is not
     with fake():
         count, _ = flops(lambda: counted(torch.empty(1, 3, job.side, job.side)))
-    network = create_model(job.model, **({"backend": job.scan} if ours else sized))
+    network = _network(job)
     common = {"model": job.model, "params_M": millions(network), "GFLOPs": count / 1e9, "batch": job.batch}
     common |= {"size": job.side, "amp": job.dtype, "tf32": cuda, "layout": "channels_last", "compile": job.mode}
-    common |= {"scan": job.scan if ours else ""}
+    common |= {"scan": job.scan if ours else "", "forward_type": job.forward_type if ours else ""}
     network = network.to(device, memory_format=torch.channels_last)
     images = torch.randn(job.batch, 3, job.side, job.side, device=device).contiguous(memory_format=torch.channels_last)
     if job.mode != "eager":
         compile(network, job.mode) if ours else network.compile(fullgraph=True, mode=job.mode)
     return network, common, {"eval": _evaluation(network, images, job), "train": _training(network, images, job)}
+
+
+def _network(job: Job) -> nn.Module:
+    if job.model in list_models():
+        chosen = {"forward_type": job.forward_type} if job.forward_type else {}
+        return create_model(job.model, backend=job.scan, **chosen)
+    # timm's attention has tables of the map's size; ConvNeXt takes any
+    return create_model(job.model, **({"img_size": job.side} if job.model.startswith(("swin", "deit")) else {}))
 
 
 def measure(job: Job, lock: Any, together: Callable[[], Any]) -> list[Row]:

@@ -4,6 +4,13 @@ import argparse
 from typing import NoReturn
 
 
+def positive(text: str) -> int:
+    """An option's whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: it must be a whole number from 1 on")
+    return int(text)
+
+
 class Parser(argparse.ArgumentParser):
     """For ``prog="python -m vmamba.NAME"``: says what is wrong in one line, without the usage (exit code 2)."""
 
