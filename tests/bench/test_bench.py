@@ -8,7 +8,7 @@ from contextlib import suppress
 import pytest
 import torch
 
-from vmamba.bench import report, speed_history
+from vmamba.bench import report, speed_history, throughput
 from vmamba.bench.__main__ import main
 from vmamba.bench.engine import covered
 from vmamba.bench.profile import by_kind
@@ -176,3 +176,15 @@ def test_rows_measured_before_a_signal_are_kept(number, tmp_path, capsys, monkey
     assert [row["step"] for row in report.read(next(tmp_path.glob("*.csv")))] == ["first"]
     assert "stopped after 1 rows" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_rows_of_a_group_that_was_interrupted_are_kept(monkeypatch):
+    jobs = [throughput.Job(name, "eager", "fp32", 1, 32, 1, "cuda") for name in ("vmamba_nano", "convnext_tiny")]
+
+    def together(group):
+        yield group[0], [{"model": "vmamba_nano", "phase": "eval", "images_per_s": 1.0, "note": ""}]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(throughput, "_together", together)
+    rows, stopped = report.collect(throughput.measured(jobs, 2))
+    assert stopped and [row["model"] for row in rows] == ["vmamba_nano"]

@@ -91,8 +91,8 @@ def test_plans_fit_every_gpu_and_spread_the_work():
         assert plan.resident in (0, side * side) and plan.wrap == (plan.resident > 0 and side % plan.positions != 0)
         for images in (1, 8, 1000):
             cut = plan.spread(images, side * side, dim, 132, plans.SHARED)
-            assert cut.split in (1, 2) and 1 <= cut.per <= images and (cut.split == 1 or cut.per == 1)
-            assert cut.segments == 1 or (cut.split == 2 and cut.segments <= plan.tiles(side * side))
+            assert cut.walks in plans.WALKS and 1 <= cut.per <= images and (cut.walks == "both" or cut.per == 1)
+            assert cut.segments == 1 or (cut.walks != "both" and cut.segments <= plan.tiles(side * side))
             assert max(plan.shared(cut.per), plan.shared_ends() if cut.segments > 1 else 0) <= plans.SHARED
 
 
@@ -101,7 +101,7 @@ def test_small_maps_are_whole_in_shared_memory():
     residents = [plans.plan("backward", "bfloat16", R, side, side, D, large).resident for R, side, D in STAGES]
     assert residents == [0, 0, 14 * 14, 7 * 7]
     last = plans.plan("forward", "bfloat16", 48, 7, 7, 768, large)
-    assert last.spread(128, 49, 768, 132, large) == plans.Cut(1, 4, 1), "several small maps a block"
+    assert last.spread(128, 49, 768, 132, large) == plans.Cut("both", 4, 1), "several small maps a block"
 
 
 @compiles
@@ -115,7 +115,7 @@ def test_kernels_compile(direction, stage, tmp_path, monkeypatch):
         for name in plan.kernels:
             (usage,) = nvrtc.compile(plans.source(name), "ss2d", plan.macros(), arch).usage
             assert usage.name == f"ss2d_{name}" and usage.registers <= 255
-            assert usage.spills == 0 or name == "backward"
+            assert usage.spills <= {"backward": 200, "ends": 32}.get(name, 0)
 
 
 @compiles

@@ -16,17 +16,20 @@ HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
 TOLERANCE = {HALF: 1e-3, BRAIN: 8e-3, FULL: 2e-6}
 # batch, height, width, channels, rank, dtype, how the work is cut
 CASES = [
-    (2, 7, 7, 32, 6, HALF, plans.Cut(1, 2, 1)),
-    (3, 5, 7, 16, 2, HALF, plans.Cut(1, 2, 1)),
-    (1, 9, 13, 32, 12, BRAIN, plans.Cut(2, 1, 1)),
-    (1, 6, 8, 16, 26, FULL, plans.Cut(1, 1, 1)),
-    (1, 1, 40, 16, 6, HALF, plans.Cut(1, 1, 1)),
-    (2, 17, 16, 32, 6, HALF, plans.Cut(1, 2, 1)),
-    (1, 19, 14, 96, 4, BRAIN, plans.Cut(1, 1, 1)),
-    (1, 17, 18, 16, 2, FULL, plans.Cut(2, 1, 1)),
-    (2, 17, 31, 32, 6, HALF, plans.Cut(2, 1, 7)),
-    (1, 1, 260, 16, 12, BRAIN, plans.Cut(2, 1, 9)),
-    (1, 17, 18, 16, 2, FULL, plans.Cut(2, 1, 3)),
+    (2, 7, 7, 32, 6, HALF, plans.Cut("both", 2, 1)),
+    (3, 5, 7, 16, 2, HALF, plans.Cut("both", 2, 1)),
+    (1, 9, 13, 32, 12, BRAIN, plans.Cut("apart", 1, 1)),
+    (1, 6, 8, 16, 26, FULL, plans.Cut("both", 1, 1)),
+    (1, 1, 40, 16, 6, HALF, plans.Cut("both", 1, 1)),
+    (2, 17, 16, 32, 6, HALF, plans.Cut("both", 2, 1)),
+    (1, 19, 14, 96, 4, BRAIN, plans.Cut("both", 1, 1)),
+    (1, 17, 18, 16, 2, FULL, plans.Cut("apart", 1, 1)),
+    (2, 17, 31, 32, 6, HALF, plans.Cut("apart", 1, 7)),
+    (1, 1, 260, 16, 12, BRAIN, plans.Cut("apart", 1, 9)),
+    (1, 17, 18, 16, 2, FULL, plans.Cut("apart", 1, 3)),
+    (2, 17, 31, 32, 6, HALF, plans.Cut("after", 1, 5)),
+    (3, 17, 18, 32, 12, BRAIN, plans.Cut("after", 2, 1)),
+    (1, 18, 19, 16, 2, FULL, plans.Cut("after", 1, 3)),
 ]
 
 
@@ -43,10 +46,11 @@ def _compiled(folder: Path, plan: plans.Plan, kernel: str) -> Kernel:
 def _run(folder, plan: plans.Plan, cut: plans.Cut, tensors, sizes) -> None:
     images, dim, blocks = sizes[0], sizes[3], sizes[3] // 16 // plan.warps
     ends = torch.full((images, 4, cut.segments, dim, 2), float("nan")) if cut.segments > 1 else None
-    fields = [*map(pointer, (*tensors, ends)), *sizes, cut.split, cut.per, blocks, cut.segments]
-    grid = -(-images // cut.per) * cut.segments, blocks * cut.split
-    passes = [("ends", plan.shared_ends())] if cut.segments > 1 else []
-    for kernel, shared in (*passes, (plan.direction, plan.shared(cut.per))):
+    passes = [("ends", plan.shared_ends(), plans.APART)] if cut.segments > 1 else []
+    passes += [(plan.direction, plan.shared(cut.per), walks) for walks in plans.WALKS[cut.walks]]
+    for kernel, shared, walks in passes:
+        fields = [*map(pointer, (*tensors, ends)), *sizes, walks, cut.per, blocks, cut.segments]
+        grid = -(-images // cut.per) * cut.segments, blocks * (2 if walks == plans.APART else 1)
         _compiled(folder, plan, kernel)(fields, grid, shared)
 
 
@@ -70,8 +74,8 @@ def test_against_naive_in_float64(case, folder):
     def unwritten(*shape, dtype=FULL):
         return torch.full(shape, float("nan"), dtype=dtype)
 
-    y, states = unwritten(cut.split, B, H, W, D, dtype=dtype), unwritten(B, 4, tiles, D)
-    dx, drows = unwritten(cut.split, B, H, W, D, dtype=dtype), unwritten(blocks, *padded.shape, dtype=dtype)
+    y, states = unwritten(cut.outputs, B, H, W, D, dtype=dtype), unwritten(B, 4, tiles, D)
+    dx, drows = unwritten(cut.outputs, B, H, W, D, dtype=dtype), unwritten(blocks, *padded.shape, dtype=dtype)
     dweight, sums = unwritten(groups, 4, D, R), unwritten(groups, 3, 4, D)
     own = (x, padded, weight, bias, A_logs, Ds, states)
     _run(folder, forward, cut, (*own, y, *[None] * 5), sizes)

@@ -22,7 +22,7 @@ MODULES = {
 }
 OPTIONS = {
     "models": ("only", "modes", "dtype", "scan", "forward_type", "batch", "size", "workers"),
-    "scaling": ("only", "modes", "dtype", "scan", "batch", "workers"),
+    "scaling": ("only", "modes", "dtype", "scan", "batch", "sizes", "workers"),
     "engine": ("modes", "dtype", "scan"),
     "profile": ("only", "modes", "dtype", "scan", "forward_type", "batch", "size"),
     "dense": ("only", "modes", "scan"),
@@ -68,6 +68,10 @@ def main(argv: list[str] | None = None) -> int:
     return 130 if stopped else 0
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    return tuple(positive(side) for side in text.split(","))
+
+
 def _parser() -> Parser:
     parser = Parser(prog="python -m vmamba.bench", description=__doc__)
     parser.add_argument("what", choices=[*MODULES])
@@ -87,6 +91,7 @@ def _parser() -> Parser:
     parser.add_argument("--forward_type", default="", help="models, profile: of our models (default: their own)")
     parser.add_argument("--batch", type=positive, help="models, profile: images a step; scaling: those at 224 pixels")
     parser.add_argument("--size", type=positive, help="models, profile: their side in pixels (default: 224)")
+    parser.add_argument("--sizes", type=_sizes, default=(), metavar="SIDE,...", help="scaling: the sides (224 to 1536)")
     parser.add_argument("--workers", type=positive, help="models, scaling: processes that compile at a time")
     return parser
 

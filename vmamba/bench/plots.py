@@ -49,7 +49,7 @@ def _name(row: Row) -> str:
 
 
 def _line(row: Row) -> str:
-    return f"{row['model']}, {row['compile']}, batch {row['smallest_batch']}"
+    return f"{row['model']}, {row['compile']}, batch {row['batch_at_224']}"
 
 
 def _scaling(figure, rows: list[Row]) -> None:
@@ -63,11 +63,12 @@ def _scaling(figure, rows: list[Row]) -> None:
         for axes, phase in zip(panels, ("eval", "train"), strict=False):
             points = [(row["size"], row["Mpixels_per_s"]) for row in own if row["phase"] == phase]
             axes.plot(*zip(*points, strict=True), marker="o", label=line)
-            axes.set(title=phase, ylabel="megapixels/s", ylim=(0, None))
         memory = [(r["size"], r["memory_GB"] / r["batch"]) for r in own if r["phase"] == "train" and r["memory_GB"]]
         if memory:
             panels[2].loglog(*zip(*memory, strict=True), marker="o")
             panels[2].set(title="train", ylabel="memory an image (GB)")
+    for axes, phase in zip(panels, ("eval", "train"), strict=False):
+        axes.set(title=phase, ylabel="megapixels/s", ylim=(0, None))  # once all lines are there, for the limit stays
     for axes in panels:
         axes.set_xlabel("side of the image (pixels)")
         axes.set_xticks(sides, [f"{side:.0f}" for side in sides], fontsize=7)

@@ -24,26 +24,27 @@ def run(
     dtype: str = "bf16",
     scan: str = "auto",
     batch: int | None = None,
+    sizes: tuple[int, ...] = (),
     workers: int | None = None,
 ) -> tuple[Iterator[Row], Row]:
-    """The rows, and the conditions they share; the arguments are those of ``models``, ``batch`` that at the smallest
-    side (column ``smallest_batch``). Default mode: eager.
+    """The rows, and the conditions they share; the arguments are those of ``models``, ``batch`` that at 224
+    (column ``batch_at_224``). ``sizes``: images' sides; (): ``SIDES``. Default mode: eager.
 
     ``Mpixels_per_s`` is images a second times the pixels of one, in millions.
     """
     names = chosen("--only", only, ("vmamba_nano",) if small else NAMES, (*list_models(), *TIMM))
     kinds = chosen("--modes", modes, ("eager",), MODES)
-    sides, images, repeats = ((32, 64), 8, 2) if small else (SIDES, 128, 10)
+    sides, smallest, images, repeats = ((32, 64), 32, 8, 2) if small else (SIDES, 224, 128, 10)
     batch = batch or images
-    pixels = batch * sides[0] ** 2
+    pixels = batch * smallest**2
     kind = "fp32" if small else dtype
     jobs = [
         Job(name, mode, kind, max(1, round(pixels / side**2)), side, repeats, str(device), scan)
         for mode in kinds
         for name in names
-        for side in sides
+        for side in sizes or sides
     ]
-    rows = (row | {"Mpixels_per_s": _pixels(row), "smallest_batch": batch} for row in measured(jobs, workers))
+    rows = (row | {"Mpixels_per_s": _pixels(row), "batch_at_224": batch} for row in measured(jobs, workers))
     return rows, conditions(device)
 
 

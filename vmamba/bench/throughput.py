@@ -61,11 +61,15 @@ def measured(jobs: list[Job], workers: int | None) -> Iterator[Row]:
     workers = 1 if jobs[0].device == "cpu" else workers or max(1, (os.cpu_count() or 1) // 4)
     for group in (jobs[i : i + workers] for i in range(0, len(jobs), workers)):
         rows = {}
-        for job, found in _together(group):
-            rows[job] = found
-            for row in found:
-                said = f"{row['images_per_s']:,.0f} img/s" if row["images_per_s"] else row["note"]
-                print(f"{job.model} {job.side} {row['phase']} {job.mode}: {said}", file=sys.stderr, flush=True)
+        try:
+            for job, found in _together(group):
+                rows[job] = found
+                for row in found:
+                    said = f"{row['images_per_s']:,.0f} img/s" if row["images_per_s"] else row["note"]
+                    print(f"{job.model} {job.side} {row['phase']} {job.mode}: {said}", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:  # what this group has is not lost either
+            yield from (row for found in rows.values() for row in found)
+            raise
         yield from (row for job in group for row in rows[job])
 
 

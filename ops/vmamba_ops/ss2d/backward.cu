@@ -68,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_backward(c
       }
     float dW[KT][4], dA[2] = {0.f, 0.f}, dbias[2] = {0.f, 0.f}, dD[2] = {0.f, 0.f};
     UNROLL for (int kt = 0; kt < KT; kt++) UNROLL for (int j = 0; j < 4; j++) dW[kt][j] = 0.f;
-    Raw* dx = p.dx + (p.split == 2 ? pair * p.images * me.L * me.D : 0);
+    Raw* dx = p.dx + (p.walks == APART ? pair * p.images * me.L * me.D : 0);
     Raw* dP = p.dP + (me.block * p.images + me.first) * me.L * (4 * RQ) + k * RQ;
     const float* states = p.states + ((me.first * 4 + k) * me.all + me.before() + N - 1) * me.D + me.channel;
     float carry[2];

@@ -33,32 +33,32 @@ torch.library.define(
 
 
 @dataclass(frozen=True)
-class _Launch:
-    """All of a launch that does not change between calls of one shape."""
+class _Pass:
+    """All of the start of a kernel that does not change between calls of one shape."""
 
     kernel: nvrtc.Kernel
     grid: tuple[int, int]
     threads: int
     shared: int
-    split: int  # outputs to be added
+    sizes: tuple[int, ...]  # Problem's fields from images on
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """The same of a forward or a backward: one kernel after the other."""
+
+    passes: tuple[_Pass, ...]
+    outputs: int  # to be added
     groups: int  # of images and segments, each with sums of its own
     blocks: int  # of channels, likewise
-    sizes: tuple[int, ...]  # Problem's fields from images on
-    ends: "_Launch | None" = None  # the first pass over maps in segments
-    ends_shape: tuple[int, ...] = ()
+    ends: tuple[int, ...]  # the shape of what a first pass over segments finds; empty without one
 
     def __call__(self, *tensors: Tensor | None) -> None:
-        """Start it on the current stream of the tensors' device; ``tensors`` are Problem's, None for a null pointer."""
-        ends = None
-        if self.ends:
-            ends = tensors[0].new_empty(self.ends_shape, dtype=torch.float32)
-            self.ends.start(*tensors, ends)
-        self.start(*tensors, ends)
-
-    def start(self, *tensors: Tensor | None) -> None:
-        """Start this kernel alone; the last tensor is the first pass's result."""
-        fields = (*[0 if t is None else t.data_ptr() for t in tensors], *self.sizes)
-        self.kernel.start(self.grid, self.threads, self.shared, fields)
+        """Start them on the current stream of the device of ``tensors``: Problem's, None for a null pointer."""
+        ends = tensors[0].new_empty(self.ends, dtype=torch.float32) if self.ends else None
+        pointers = [0 if t is None else t.data_ptr() for t in (*tensors, ends)]
+        for one in self.passes:
+            one.kernel.start(one.grid, one.threads, one.shared, (*pointers, *one.sizes))
 
 
 @cache
@@ -81,29 +81,28 @@ def _launch(direction: str, device: int, shape: tuple[int, ...], dtype: torch.dt
     length = height * width
     cut = plan.spread(images, length, dim, processors, room)
     blocks, groups = dim // (plans.WIDTH * plan.warps), -(-images // cut.per) * cut.segments
-    grid, magic = (groups, blocks * cut.split), -(-(1 << 32) // height) & 0xFFFFFFFF
-    sizes = (images, height, width, dim, plan.tiles(length), magic, cut.split, cut.per, blocks, cut.segments)
+    magic = -(-(1 << 32) // height) & 0xFFFFFFFF
 
-    def load(name: str) -> nvrtc.Kernel:
+    def start(name: str, shared: int, walks: int) -> _Pass:
         with torch.cuda.device(device):
-            return nvrtc.Kernel(plans.source(name), "ss2d", plan.macros(), arch, f"ss2d_{name}", device)
+            kernel = nvrtc.Kernel(plans.source(name), "ss2d", plan.macros(), arch, f"ss2d_{name}", device)
+        sizes = (images, height, width, dim, plan.tiles(length), magic, walks, cut.per, blocks, cut.segments)
+        return _Pass(kernel, (groups, blocks * (2 if walks == plans.APART else 1)), plan.threads, shared, sizes)
 
-    common = cut.split, groups, blocks, sizes
-    if cut.segments == 1:
-        return _Launch(load(direction), grid, plan.threads, plan.shared(cut.per), *common)
-    ends = _Launch(load("ends"), grid, plan.threads, plan.shared_ends(), *common)
-    shape = (images, K, cut.segments, dim, 2)
-    return _Launch(load(direction), grid, plan.threads, plan.shared(), *common, ends, shape)
+    first = [start("ends", plan.shared_ends(), plans.APART)] if cut.segments > 1 else []
+    passes = (*first, *(start(direction, plan.shared(cut.per), walks) for walks in plans.WALKS[cut.walks]))
+    ends = (images, K, cut.segments, dim, 2) if first else ()
+    return _Launch(passes, cut.outputs, groups, blocks, ends)
 
 
 def _forward(x, x_proj, weight, bias, A_logs, Ds, save):
     """y, and for the backward (else of size 0) the projected x and the states at the starts of tiles."""
     launch = _launch("forward", x.device.index, tuple(x.shape), x.dtype, weight.shape[2])
     rows = F.linear(x, x_proj)
-    y = x.new_empty((launch.split, *x.shape))
+    y = x.new_empty((launch.outputs, *x.shape))
     states = x.new_empty(_states_shape(x, save), dtype=torch.float32)
     launch(x, rows, weight, bias, A_logs, Ds, states if save else None, y, *[None] * 5)
-    return y[0] if launch.split == 1 else torch.add(y[0], y[1]), rows if save else rows.new_empty(0), states
+    return y[0] if launch.outputs == 1 else torch.add(y[0], y[1]), rows if save else rows.new_empty(0), states
 
 
 def _states_shape(x: Tensor, save: bool) -> tuple:
@@ -116,7 +115,7 @@ def _backward(dy, rows, states, x, x_proj, weight, bias, A_logs, Ds):
     """Gradients of x, x_proj, weight, bias, A_logs, Ds."""
     rank, dim = weight.shape[2], x.shape[3]
     launch = _launch("backward", x.device.index, tuple(x.shape), x.dtype, rank)
-    dx, drows = x.new_empty((launch.split, *x.shape)), rows.new_empty((launch.blocks, *rows.shape))
+    dx, drows = x.new_empty((launch.outputs, *x.shape)), rows.new_empty((launch.blocks, *rows.shape))
     dweight = weight.new_empty((launch.groups, *weight.shape))
     sums = weight.new_empty((launch.groups, 3, K, dim))
     launch(x, rows, weight, bias, A_logs, Ds, states, None, dy, dx, drows, dweight, sums)

@@ -15,7 +15,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, MINBLOCKS) ss2d_forward(co
     const Walk walk(me, pair, (u32)p.magic);
     Route my;
     my.load(p, me, k);
-    Raw* y = p.y + (p.split == 2 ? pair * p.images * me.L * me.D : 0);
+    Raw* y = p.y + (p.walks == APART ? pair * p.images * me.L * me.D : 0);
     float* states = p.states + ((me.first * 4 + k) * me.all + me.before()) * me.D + me.channel;
     float carry[2];
     flow.start(walk, pair, y, me.tile(0, rising), step);

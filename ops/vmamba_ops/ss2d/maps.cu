@@ -10,7 +10,9 @@ struct Turns {
   int *mine, *others;
   int N, known;  // tiles of a walk; how many the others had written when last asked
   int images, earlier;  // a block's; tiles of a walk before this one, -1 if this is the first
-  DI Turns(int* counters, const Place& me) : N(me.tiles), known(0), images((int)(me.last - me.first)) {
+  bool adds;
+  DI Turns(int* counters, const Place& me)
+      : N(me.tiles), known(me.adds), images((int)(me.last - me.first)), adds(me.adds) {
     mine = counters + me.back * CW + me.warp;
     others = counters + (1 - me.back) * CW + (RESIDENT ? me.warp : me.lane % CW);
   }
@@ -23,7 +25,7 @@ struct Turns {
   // How many tiles the others must have written before step n, tile number `step` of all, may add; 0 if it comes first.
   DI int needs(int n, int step, bool back) const {
     if (2 * n > N - 1 || (2 * n == N - 1 && back)) return step + N - 2 * n;
-    return earlier >= 0 ? step - n - earlier + N : 0;
+    return earlier >= 0 ? step - n - earlier + N : adds;
   }
   DI void await(int need) {
     while (known < need) {

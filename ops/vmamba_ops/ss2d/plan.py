@@ -13,6 +13,11 @@ SHARED = 99 * 1024  # bytes that a block may have on every GPU since compute cap
 _WAVES = 4  # times that all multiprocessors are filled, if there is work enough; fewer blocks load weights less often
 _RESIDENT = 256  # positions of a map that may be in shared memory whole
 _SHORTEST = 4  # tiles of a segment
+# What a launch takes, in the time of a full wave of blocks that walk rows or columns of whole maps (docs/fused.md).
+_ALONE = 0.7  # one block a multiprocessor where two have room
+_ENDS = 1.3  # a full wave of the first pass
+_ADDING = {"forward": 1 / 6, "backward": 1 / 10}  # two outputs of as many blocks as make a wave
+_FILLING = 1  # tiles more that a segment takes, until its copies are ahead
 
 
 def _shape(direction: str, rank: int, groups: int) -> tuple[int, int]:
@@ -42,13 +47,24 @@ def source(name: str) -> str:
     return "".join(file.read_text() for file in files)
 
 
+# What blocks walk: rows and then columns; either, beside each other, with outputs that are to be added; or either, the
+# columns in a launch after the rows', adding to their output. The launches' numbers are ss2d.cu's.
+APART = 1
+WALKS = {"both": (0,), "apart": (APART,), "after": (2, 3)}
+
+
 @dataclass(frozen=True)
 class Cut:
     """How the work of a batch is cut."""
 
-    split: int  # blocks that share the routes of a map: 2, rows and columns, or 1 that does both
+    walks: str  # of a block, of ``WALKS``
     per: int  # images a block
     segments: int  # of a route, each with blocks of its own
+
+    @property
+    def outputs(self) -> int:
+        """Outputs that are to be added."""
+        return 2 if self.walks == "apart" else 1
 
 
 @dataclass(frozen=True)
@@ -75,21 +91,44 @@ class Plan:
         return (self.direction,) if self.resident else ("ends", self.direction)
 
     @property
+    def held_ends(self) -> int:
+        """Blocks of the first pass that a multiprocessor shall hold, as ends.cu has it."""
+        return self.minblocks if self.dtype == "float32" else max(self.minblocks, 768 // self.threads)
+
+    @property
     def threads(self) -> int:
         return 64 * self.warps
 
     def spread(self, images: int, length: int, dim: int, processors: int, room: int) -> Cut:
         """The cut for so many maps of ``length`` positions."""
         wanted, blocks = processors * self.minblocks, images * dim // (WIDTH * self.warps)
-        if 2 * blocks <= wanted:
-            most = 1 if self.resident else self.tiles(length) // _SHORTEST
-            return Cut(2, 1, max(1, min(most, wanted // (2 * blocks))))
         if not self.resident:
-            return Cut(1, max(1, blocks // (wanted * _WAVES)), 1)
+            cuts = [Cut("both", max(1, blocks // (wanted * _WAVES)), 1), Cut("apart", 1, 1)]
+            cuts += [Cut("after", 1, segments) for segments in range(2, self.tiles(length) // _SHORTEST + 1)]
+            return min(cuts, key=lambda cut: self._cost(cut, blocks, self.tiles(length), processors))
+        if 2 * blocks <= wanted:
+            return Cut("apart", 1, 1)
         per, room = 1, room // self.minblocks - 1024
         while 2 * per * wanted <= blocks and self.shared(2 * per) <= room:
             per *= 2
-        return Cut(1, per, 1)
+        return Cut("both", per, 1)
+
+    def _cost(self, cut: Cut, blocks: int, tiles: int, processors: int) -> float:
+        """What a cut should take for maps without segments' ``blocks``, in the time of a full wave of them."""
+
+        def waves(count: int, held: int) -> float:
+            alone = count <= processors and held > 1
+            return _ALONE if alone else -(-count // (processors * held))
+
+        if cut.walks == "both":
+            return 2 * waves(blocks, self.minblocks)
+        if cut.walks == "apart":
+            adding = 2 * blocks / (processors * self.minblocks) * _ADDING[self.direction]
+            return waves(2 * blocks, self.minblocks) + adding
+        count = blocks * cut.segments
+        first = max(1, 2 * count / processors) / self.held_ends  # short blocks fill what others leave
+        walks = 2 * waves(count, self.minblocks) + _ENDS * first
+        return walks * (1 / cut.segments + _FILLING / tiles)
 
     def tiles(self, length: int) -> int:
         """Tiles of a map."""

@@ -9,8 +9,8 @@
 // (C).
 //
 // A block has CW channel warps of a route and CW of the same route backwards, which start at the two ends of the map:
-// the first to come to a tile writes the output, the second adds to it. Blocks walk the rows, then the columns (SPLIT
-// blocks do one of the two each). Tiles are cut alike for both directions; what lies past the map's end reads as 0. How
+// the first to come to a tile writes the output, the second adds to it. Blocks walk the rows, then the columns; or a
+// block does one of the two, with an output of its own or, in a launch after the rows', adding to theirs. Tiles are cut alike for both directions; what lies past the map's end reads as 0. How
 // maps come to shared memory, and who waits for whom: maps.cu. Every sum has a fixed order.
 //
 // Few maps are cut into segments of tiles as well, a block for each; what comes into a segment is known from a first
@@ -56,8 +56,10 @@ struct Problem {  // lengths in numbers; every field is 8 bytes, in cuda.py's or
   Raw *dx, *dP;
   float *dW, *sums;  // (group of images, 4, D, R); (group, dbias | dA_logs | dD, 4, D); group: and segment
   float* ends;       // (image, route, segment, channel, product | end), or null: one segment
-  i64 images, height, width, dim, tiles, magic, split, per, blocks, segments;
+  i64 images, height, width, dim, tiles, magic, walks, per, blocks, segments;
 };
+// What the blocks of a launch walk: rows and then columns; one of them each; rows alone; columns, after those.
+enum { BOTH, APART, ROWS, COLUMNS };
 
 DI void split(float a, float b, u32 (&out)[TERMS]) {
   UNROLL for (int k = 0; k < TERMS; k++) {
@@ -73,6 +75,7 @@ struct Place {
   u32 word;  // where in a tile in shared memory the lane's channels at its first position are
   i64 first, last;  // images
   int pair, pairs;
+  bool adds;  // to what a launch before has written
   DI Place(const Problem& p) {
     const int number = threadIdx.x >> 5;
     lane = threadIdx.x & 31, g = lane >> 2, q = lane & 3, back = number / CW, warp = number % CW;
@@ -84,7 +87,8 @@ struct Place {
     begin = segment * all / segments, tiles = (segment + 1) * all / segments - begin;
     word = q * (S * ROW + SKEW) + g * 2 * (u32)sizeof(Raw);
     first = (i64)(blockIdx.x / (u32)segments) * p.per, last = first + p.per < p.images ? first + p.per : p.images;
-    pair = p.split == 2 ? blockIdx.y / (u32)p.blocks : 0, pairs = p.split == 2 ? pair + 1 : 2;
+    adds = p.walks == COLUMNS;
+    pair = p.walks == APART ? blockIdx.y / (u32)p.blocks : adds, pairs = p.walks == BOTH ? 2 : pair + 1;
   }
   // Step n of a walk that takes the segment's tiles from the first on, or from the last.
   DI int tile(int n, bool rising) const { return begin + (rising ? n : tiles - 1 - n); }
