@@ -42,6 +42,7 @@ def test_the_run_folder_is_whole(trained):
     assert result["steps"] == 2 and "val/acc1" in result["final"] and result["params"] == 467018
     manifest = json.loads((trained / "manifest.json").read_text())
     assert manifest["op_backend"] == "cpu" or manifest["device"] != "cpu"
+    assert manifest["compiled"] == "eager"
 
 
 def test_evaluating_a_run_folder_needs_nothing_else(trained, tmp_path):

@@ -38,11 +38,12 @@ def test_how_a_model_is_compiled(monkeypatch):
     asked = []
     monkeypatch.setattr(VMamba, "compile", lambda self, **options: asked.append(options))
     model = VMamba(depths=[1], dims=[8])
+    small = [*SMALL, "compile=true"]
     for overrides in ([], ["compile_mode=reduce-overhead"], ["model=timm", "model.name=resnet18"]):
-        compiling.compile(model, compose([*SMALL, *overrides])[0], torch.device("cpu"))
+        compiling.compile(model, compose([*small, *overrides])[0], torch.device("cpu"))
     for overrides in ([], ["recipe.accumulate=2"]):
-        compiling.compile(model, compose([*SMALL, *overrides])[0], torch.device("cuda"))
-    cfg = compose(SMALL)[0]
+        compiling.compile(model, compose([*small, *overrides])[0], torch.device("cuda"))
+    cfg = compose(small)[0]
     cfg.task.name = "det"  # where images have many sizes
     compiling.compile(model, cfg, torch.device("cuda"))
     own = {"layout_optimization": False, "triton.coalesce_tiling_analysis": False}

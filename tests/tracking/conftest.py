@@ -43,7 +43,8 @@ def fill(path: Path, steps: int = 30, state: str | None = "finished", **tracking
     folder.write_config(config(path.parent, **tracking), ["model=nano", "seed=3"])
     data = {"name": "digits", "train": {"images": 1438, "sha256": "d3"}, "val": {"images": 359, "sha256": "61"}}
     hardware = {"host": "here", "cpu": "X9"}
-    folder.write_manifest({"git": {"commit": "c0ffee", "dirty": True}, "hardware": hardware, "data": data})
+    facts = {"op_backend": "cpu", "compiled": "reduce-overhead"}
+    folder.write_manifest({"git": {"commit": "c0ffee", "dirty": True}, "hardware": hardware, "data": data, **facts})
     folder.write_status("running")
     with folder.writer() as writer:
         for step in range(1, steps + 1):

@@ -37,6 +37,7 @@ def test_everything_arrives_once(outputs, make_run, query, capsys):
 
     tags = dict(query(database, "select key, value from tags"))
     wanted = {"model": "nano", "task": "cls", "forward_type": "v05", "norm": "ln2d", "scan": "auto", "data": "digits"}
+    wanted |= {"op_backend": "cpu", "compiled": "reduce-overhead"}
     wanted |= {"seed": "3", "git_commit": "c0ffee", "git_dirty": "True", "run_folder": str(folder.path)}
     assert wanted.items() <= tags.items()
     params = dict(query(database, "select key, value from params"))

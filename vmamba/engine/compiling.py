@@ -19,10 +19,12 @@ def compile(model: nn.Module, cfg, device: torch.device) -> None:
 
 
 def mode_here(cfg, device: torch.device) -> str:
-    """torch.compile's mode; "auto" is CUDA graphs where all images have one size and an update is one backward.
+    """torch.compile's mode, "eager" without; "auto" is CUDA graphs where all images have one size and an update is one backward.
 
     Elsewhere a graph would be recorded for every size, or write its gradients over those of the batch before.
     """
+    if not cfg.compile:
+        return "eager"
     if str(cfg.compile_mode) != "auto":
         return str(cfg.compile_mode)
     graphs = device.type == "cuda" and str(cfg.task.name) == "cls" and cfg.recipe.accumulate == 1

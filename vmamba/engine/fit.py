@@ -145,4 +145,5 @@ def pictures(task, folder) -> list[Hook]:
 def _manifest(cfg, folder, env, task, model, precision, **more) -> None:
     if env.is_main:
         facts = {"params": parameters(model), "precision": precision.name, "world_size": env.world_size, **more}
+        facts["compiled"] = compiling.mode_here(cfg, env.device)
         folder.write_manifest(manifest.collect(cfg, str(env.device), **facts, **task.manifest()))

@@ -61,6 +61,8 @@ def tags(folder: RunFolder) -> dict[str, str]:
         **_place(folder),
         "overrides": " ".join(_words(folder)) or "(none)",
         "scan": (config.get("scan") or {}).get("backend"),
+        "op_backend": manifest.get("op_backend"),  # what scan=auto came to
+        "compiled": manifest.get("compiled"),  # what compile_mode=auto did
         "seed": config.get("seed"),
         "mode": config.get("mode"),
         "run_folder": str(folder.path),
