@@ -19,9 +19,10 @@ def compile(model: nn.Module, cfg, device: torch.device) -> None:
 
 
 def mode_here(cfg, device: torch.device) -> str:
-    """torch.compile's mode, "eager" without; "auto" is CUDA graphs where all images have one size and an update is one backward.
+    """torch.compile's mode, "eager" without.
 
-    Elsewhere a graph would be recorded for every size, or write its gradients over those of the batch before.
+    "auto" is CUDA graphs where all images have one size and an update is one backward. Elsewhere a
+    graph would be recorded for every size, or write its gradients over those of the batch before.
     """
     if not cfg.compile:
         return "eager"
