@@ -17,7 +17,14 @@ from vmamba.bench.speed_history import MODEL, build, steps
 
 @pytest.mark.parametrize(
     ("what", "least"),
-    [("ops", 4), ("speed_history", 17), ("host", 7), pytest.param("cold", 3, marks=pytest.mark.slow), ("parity", 6)],
+    [
+        ("ops", 4),
+        ("fused", 10),
+        ("speed_history", 17),
+        ("host", 7),
+        pytest.param("cold", 3, marks=pytest.mark.slow),
+        ("parity", 6),
+    ],
 )
 def test_small_form(what, least, tmp_path, capsys):
     assert main([what, "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
@@ -28,6 +35,10 @@ def test_small_form(what, least, tmp_path, capsys):
     if what == "ops":
         assert all(float(row["fwd_bwd_ms"]) > float(row["bytes_fwd_bwd_ms"]) > 0 for row in rows)
         assert all(float(row["eager_fwd_bwd_ms"]) > 0 and not row["arithmetic_fwd_ms"] for row in rows)
+    elif what == "fused":
+        assert all(float(row["fwd_bwd_ms"]) > float(row["bytes_fwd_bwd_ms"]) > 0 for row in rows)
+        ops = {"ss2d", "dwconv_silu", "add_layer_norm", "mlp", "conv_norm_gelu"}
+        assert {row["op"] for row in rows} == ops and all(row["amp"] == "fp32" for row in rows)
     elif what == "host":
         assert all(float(row["fwd_bwd_us"]) > float(row["no_grad_us"]) > 0 for row in rows)
     elif what == "cold":

@@ -9,6 +9,7 @@ from vmamba.config.words import Parser, positive
 
 MODULES = {
     "ops": "vmamba.bench.ops",
+    "fused": "vmamba.bench.fused",
     "host": "vmamba.bench.host",
     "cold": "vmamba.bench.cold",
     "parity": "vmamba.bench.parity",

@@ -96,12 +96,12 @@ def _scan_rows(device, batch, shape, repeats, bandwidth) -> list[Row]:
         row |= {"channels": channels, "N": states, "side": side}
         positions = u.numel()
         floors = (once, once + nbytes(u, delta, B, C, out) + nbytes(u, delta, B, C))
-        row |= _times(forward, leaves, device, repeats, bandwidth, floors, _arithmetic(device, positions, states))
+        row |= times(forward, leaves, device, repeats, bandwidth, floors, arithmetic(device, positions, states))
         rows.append(row | _against(row, published))
     return rows
 
 
-def _arithmetic(device: torch.device, positions: int, states: int) -> tuple[float, float] | tuple[None, None]:
+def arithmetic(device: torch.device, positions: int, states: int) -> tuple[float, float] | tuple[None, None]:
     """Milliseconds, forward and forward + backward, that the arithmetic alone takes, were it spread perfectly.
 
     Per position: softplus is an exponential and a logarithm, its slope a reciprocal; then an exponential a state.
@@ -134,14 +134,14 @@ def _cross_rows(device, batch, shape, repeats, bandwidth) -> list[Row]:
         name = str(leaf.dtype).removeprefix("torch.")
         row = {"op": op.__name__, "backend": backend, "in": name, "out": name}
         row |= {"channels": channels, "N": None, "side": side}
-        row |= _times(forward, [leaf], device, repeats, bandwidth, (once, 2 * once), (None, None))
+        row |= times(forward, [leaf], device, repeats, bandwidth, (once, 2 * once), (None, None))
         upstream = UPSTREAM_CROSS.get((op.__name__, channels, side))
         rows.append(row | _against(row, (upstream, None) if upstream else None))
     return rows
 
 
-def _times(
-    forward: Callable[[], Tensor],
+def times(
+    forward: Callable[[], Tensor | tuple[Tensor, ...]],
     leaves: list[Tensor],
     device: torch.device,
     repeats: int,
@@ -149,11 +149,16 @@ def _times(
     sizes: tuple[int, int],
     arithmetic: tuple[float, float] | tuple[None, None],
 ) -> Row:
+    """A row's columns of time: kernels forward, forward + backward, the latter in eager code, their floors.
+
+    ``sizes`` are the bytes that either reads and writes at least, ``arithmetic`` what that of its own gives.
+    """
     with torch.no_grad():
-        gradient = torch.randn_like(forward())
+        out = forward()
+        gradients = [torch.randn_like(t) for t in (out if isinstance(out, tuple) else (out,))]
 
     def both() -> tuple[Tensor, ...]:
-        return torch.autograd.grad(forward(), leaves, gradient)
+        return torch.autograd.grad(forward(), leaves, gradients)
 
     with torch.no_grad():
         fwd = kernel_milliseconds(forward, device, repeats)
