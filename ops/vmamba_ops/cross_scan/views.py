@@ -1,68 +1,71 @@
-"""Cross scan and cross merge by views, copies and flips, with hand-written backwards (backend "torch").
+"""Cross scan and cross merge by views, flips and a stack, with hand-written backwards (backend "torch").
 
 Each is the other's adjoint: backward of scan is merge, backward of merge is scan, so both differentiate any number
-of times. Shapes as in ``naive``; ``*_channel_first`` say how the result lies in memory, not what its shape is.
+of times, and add in the definition's order. A compiler is given nothing that writes in place: in torch 2.11 a write
+into a part of a new tensor, in the backward of an ``autograd.Function``, is lost. Shapes as in ``naive``;
+``*_channel_first`` say how the result lies in memory, not what its shape is.
 """
 
 import torch
 from torch import Tensor
 
 
-def _empty(like: Tensor, channel_first: bool, batch: int, routes: int, channels: int, length: int) -> Tensor:
-    """Room for (B, K, C, L), laid out so, or as (B, L, K, C)."""
+def _turned(lines: list[Tensor], routes: str) -> list[Tensor]:
+    """Sequences (B, C, L) with those of reversed routes turned round."""
+    return lines if routes == "unidi" else [*lines[:2], *(line.flip(-1) for line in lines[2:])]
+
+
+def _columns(lines: Tensor, height: int, width: int) -> Tensor:
+    """(B, C, L), ``height`` lines of ``width``, read column by column."""
+    return lines.unflatten(2, (height, width)).transpose(2, 3).flatten(2)
+
+
+def _laid_out(lines: list[Tensor], channel_first: bool) -> Tensor:
+    """Sequences (B, C, L) as (B, K, C, L): in memory like that, or as (B, L, K, C)."""
     if channel_first:
-        return like.new_empty(batch, routes, channels, length)
-    return like.new_empty(batch, length, routes, channels).permute(0, 2, 3, 1)
+        return torch.stack(lines, 1)
+    return torch.stack([line.transpose(1, 2) for line in lines], 2).permute(0, 2, 3, 1)
 
 
-def _scan(x: Tensor, routes: str, channel_first: bool) -> Tensor:
-    batch, slices, channels, height, width = x.shape
-    out = _empty(x, channel_first, batch, 4, channels, height * width)
-    forward = out[:, :2].unflatten(3, (height, width))
-    if routes == "unidi":
-        out.unflatten(3, (height, width)).copy_(x)
-        return out
-    if routes == "bidi":
-        forward.copy_(x[:, :2])
+def _filled(x_B1CHW: Tensor, routes: str, channel_first: bool) -> Tensor:
+    """One image's four sequences, the reversed ones from the others: half of the time of a stack."""
+    batch, _, channels, height, width = x_B1CHW.shape
+    if channel_first:
+        out = x_B1CHW.new_empty(batch, 4, channels, height * width)
     else:
-        forward[:, 0].copy_(x[:, 0])
-        out[:, 1].unflatten(2, (width, height)).copy_(x[:, 1 % slices].transpose(2, 3))
-    if slices == 1:
-        out[:, 2:].copy_(out[:, :2].flip(-1))
-    else:
-        last = x[:, 2:].flatten(3)
-        if routes == "cross2d":
-            last = torch.stack([last[:, 0], x[:, 3].transpose(2, 3).flatten(2)], 1)
-        out[:, 2:].copy_(last.flip(-1))
+        out = x_B1CHW.new_empty(batch, height * width, 4, channels).permute(0, 2, 3, 1)
+    x, second = x_B1CHW[:, 0], (height, width)
+    out[:, 0].unflatten(2, (height, width)).copy_(x)
+    if routes == "cross2d":
+        x, second = x.transpose(2, 3), (width, height)
+    out[:, 1].unflatten(2, second).copy_(x)
+    out[:, 2:].copy_(out[:, :2].flip(-1))
     return out
 
 
-def _merge(y: Tensor, routes: str, one_by_one: bool, channel_first: bool) -> Tensor:
-    batch, _, channels, height, width = y.shape
-    length = height * width
-    y = y.flatten(3)
-    if routes == "unidi":
-        return _laid_out(y.clone() if one_by_one else y.sum(1, keepdim=True), channel_first)
-    backward = y[:, 2:].flip(-1)
-    if one_by_one:
-        out = _empty(y, channel_first, batch, 4, channels, length)
-        out[:, :2].copy_(y[:, :2])
-        out[:, 2:].copy_(backward)
-        if routes == "cross2d":
-            for k in (1, 3):
-                columns = out[:, k].unflatten(2, (width, height)).transpose(2, 3)
-                out[:, k].unflatten(2, (height, width)).copy_(columns.contiguous())
-        return out
-    both = backward.add_(y[:, :2])
-    second = both[:, 1]
+def _scan(x_BKCHW: Tensor, routes: str, channel_first: bool) -> Tensor:
+    if x_BKCHW.shape[1] == 1 and routes != "unidi" and not torch.compiler.is_compiling():
+        return _filled(x_BKCHW, routes, channel_first)
+    height, width = x_BKCHW.shape[3:]
+    lines = list(x_BKCHW.flatten(3).unbind(1)) * (4 // x_BKCHW.shape[1])
     if routes == "cross2d":
-        second = second.unflatten(2, (width, height)).transpose(2, 3).reshape(batch, channels, length)
-    return _laid_out((both[:, 0] + second)[:, None], channel_first)
+        lines[1] = _columns(lines[1], height, width)
+        lines[3] = lines[1] if x_BKCHW.shape[1] == 1 else _columns(lines[3], height, width)
+    return _laid_out(_turned(lines, routes), channel_first)
 
 
-def _laid_out(x: Tensor, channel_first: bool) -> Tensor:
-    """x (B, K, C, L) in that memory layout: itself where it lies so already."""
-    return x.contiguous() if channel_first else x.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+def _merge(y_BKCHW: Tensor, routes: str, one_by_one: bool, channel_first: bool) -> Tensor:
+    height, width = y_BKCHW.shape[3:]
+    y = y_BKCHW.flatten(3)
+    if one_by_one:
+        lines = _turned(list(y.unbind(1)), routes)
+    elif routes == "unidi":
+        lines = [y.sum(1)]
+    else:
+        lines = list((y[:, :2] + y[:, 2:].flip(-1)).unbind(1))
+    if routes == "cross2d":
+        lines[1::2] = [_columns(line, width, height) for line in lines[1::2]]
+    return _laid_out(lines if one_by_one or len(lines) == 1 else [lines[0] + lines[1]], channel_first)
 
 
 class _Scan(torch.autograd.Function):
