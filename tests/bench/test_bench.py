@@ -11,6 +11,7 @@ import torch
 from vmamba.bench import report, speed_history, throughput
 from vmamba.bench.__main__ import main
 from vmamba.bench.engine import covered
+from vmamba.bench.jobs import Job
 from vmamba.bench.profile import by_kind
 from vmamba.bench.speed_history import MODEL, build, steps
 
@@ -190,7 +191,7 @@ def test_rows_measured_before_a_signal_are_kept(number, tmp_path, capsys, monkey
 
 
 def test_rows_of_a_group_that_was_interrupted_are_kept(monkeypatch):
-    jobs = [throughput.Job(name, "eager", "fp32", 1, 32, 1, "cuda") for name in ("vmamba_nano", "convnext_tiny")]
+    jobs = [Job(name, "eager", "fp32", 1, 32, 1, "cuda", "auto", "") for name in ("vmamba_nano", "convnext_tiny")]
 
     def together(group):
         yield group[0], [{"model": "vmamba_nano", "phase": "eval", "images_per_s": 1.0, "note": ""}]

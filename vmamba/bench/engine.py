@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from vmamba.bench.jobs import MODES, chosen
 from vmamba.bench.report import Row
-from vmamba.bench.throughput import MODES, chosen
 from vmamba.config.compose import compose
 from vmamba.engine import fit
 from vmamba.engine.distributed import Env
@@ -34,7 +34,7 @@ def run(
 
     Args:
         small: ``nano`` on two images of 32 x 32, plain float32, two steps.
-        modes: of ``throughput.MODES``, by commas; "": all.
+        modes: of ``jobs.MODES``, by commas; "": all.
         dtype: autocast's.
         scan: the scan's backend.
     """

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 
 import torch
 
+from vmamba.bench.jobs import Asked, Job
 from vmamba.bench.measure import device_events
 from vmamba.bench.report import Row
-from vmamba.bench.throughput import MODES, TIMM, Job, checked, chosen, conditions, prepare
-from vmamba.models import list_models
+from vmamba.bench.throughput import checked, conditions, prepare
 
 KINDS = {
     "scan": r"^ss2d_|^scan_|selective_scan|SelectiveScan",
@@ -42,27 +42,13 @@ def kind_of(name: str) -> str:
     return next((kind for kind, pattern in KINDS.items() if re.search(pattern, name)), "other")
 
 
-def run(
-    device: torch.device,
-    small: bool,
-    only: str = "",
-    modes: str = "",
-    dtype: str = "bf16",
-    scan: str = "auto",
-    forward_type: str = "",
-    batch: int | None = None,
-    size: int | None = None,
-) -> tuple[Iterator[Row], Row]:
+def run(device: torch.device, small: bool, **asked) -> tuple[Iterator[Row], Row]:
     """A row for every kind of kernel of every model, mode and phase, and the conditions they share.
 
-    The arguments are those of ``models``. Defaults: VMamba-T[s1l8], eager and with CUDA graphs. A row has milliseconds
-    and kernels a step, the share of all kernels, and the largest kernel's name.
+    ``small`` and ``asked`` as those of ``models``. Defaults: VMamba-T[s1l8], eager and with CUDA graphs. A row has
+    milliseconds and kernels a step, the share of all kernels, and the largest kernel's name.
     """
-    names = chosen("--only", only, ("vmamba_nano" if small else "vmamba_tiny_s1l8",), (*list_models(), *TIMM))
-    kinds = chosen("--modes", modes, ("eager",) if small else ("eager", "reduce-overhead"), MODES)
-    images, side, dtype = (2, 32, "fp32") if small else (128, 224, dtype)
-    about = (dtype, batch or images, size or side, STEPS, str(device), scan, forward_type)
-    jobs = [Job(name, kind, *about) for name in names for kind in kinds]
+    jobs = Asked(**asked).jobs(device, small, ("vmamba_tiny_s1l8",), ("eager", "reduce-overhead"), STEPS)
     return (row for job in checked(jobs) for row in _rows(job, device)), conditions(device)
 
 

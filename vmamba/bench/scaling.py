@@ -5,46 +5,35 @@ whose cost is linear in the pixels.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
+from vmamba.bench.jobs import Asked
 from vmamba.bench.report import Row
-from vmamba.bench.throughput import MODES, TIMM, Job, chosen, conditions, measured
-from vmamba.models import list_models
+from vmamba.bench.throughput import conditions, measured
 
 NAMES = ("vmamba_tiny_s1l8", "swin_tiny_patch4_window7_224", "convnext_tiny", "deit_small_patch16_224")
 SIDES = (224, 384, 512, 768, 1024, 1536)
 
 
 def run(
-    device: torch.device,
-    small: bool,
-    only: str = "",
-    modes: str = "",
-    dtype: str = "bf16",
-    scan: str = "auto",
-    batch: int | None = None,
-    sizes: tuple[int, ...] = (),
-    workers: int | None = None,
+    device: torch.device, small: bool, sizes: tuple[int, ...] = (), workers: int | None = None, **asked
 ) -> tuple[Iterator[Row], Row]:
-    """The rows, and the conditions they share; the arguments are those of ``models``, ``batch`` that at 224
-    (column ``batch_at_224``). ``sizes``: images' sides; (): ``SIDES``. Default mode: eager.
+    """The rows, and the conditions they share; ``small``, ``workers`` and ``asked`` as those of ``models``.
 
-    ``Mpixels_per_s`` is images a second times the pixels of one, in millions.
+    ``sizes``: images' sides; (): ``SIDES``, those of 32 and 64 pixels if ``small``. Default mode: eager.
+    ``Mpixels_per_s`` is images a second times the pixels of one, in millions; ``batch_at_224`` the images that one of
+    the others has as many pixels as.
     """
-    names = chosen("--only", only, ("vmamba_nano",) if small else NAMES, (*list_models(), *TIMM))
-    kinds = chosen("--modes", modes, ("eager",), MODES)
-    sides, smallest, images, repeats = ((32, 64), 32, 8, 2) if small else (SIDES, 224, 128, 10)
-    batch = batch or images
-    pixels = batch * smallest**2
-    kind = "fp32" if small else dtype
-    jobs = [
-        Job(name, mode, kind, max(1, round(pixels / side**2)), side, repeats, str(device), scan)
-        for mode in kinds
-        for name in names
-        for side in sizes or sides
+    jobs = Asked(**asked).jobs(device, small, NAMES, ("eager",), 10)
+    sides = sizes or ((32, 64) if small else SIDES)
+    every = [
+        replace(job, side=side, batch=max(1, round(job.batch * (job.side / side) ** 2)))
+        for job in jobs
+        for side in sides
     ]
-    rows = (row | {"Mpixels_per_s": _pixels(row), "batch_at_224": batch} for row in measured(jobs, workers))
+    rows = (row | {"Mpixels_per_s": _pixels(row), "batch_at_224": jobs[0].batch} for row in measured(every, workers))
     return rows, conditions(device)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -23,36 +23,11 @@ import torch
 from torch import nn
 
 from vmamba.bench.complexity import fake, flops, millions
+from vmamba.bench.jobs import DTYPES, Job
 from vmamba.bench.report import Row
-from vmamba.config.errors import UserError
 from vmamba.models import compile, create_model, list_models
 
-TIMM = (
-    "deit_small_patch16_224",
-    "deit_base_patch16_224",
-    "swin_tiny_patch4_window7_224",
-    "swin_small_patch4_window7_224",
-    "swin_base_patch4_window7_224",
-    "convnext_tiny",
-)
-MODES = ("eager", "default", "reduce-overhead")  # the last two are torch.compile's
 RESULTS = ("ms", "images_per_s", "memory_GB", "first_s")
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one process measures."""
-
-    model: str
-    mode: str
-    dtype: str
-    batch: int
-    side: int
-    repeats: int
-    device: str
-    scan: str = "auto"
-    forward_type: str = ""  # of ours; "": the model's own
 
 
 def measured(jobs: list[Job], workers: int | None) -> Iterator[Row]:
@@ -84,15 +59,6 @@ def checked(jobs: list[Job]) -> list[Job]:
 def conditions(device: torch.device) -> Row:
     """What every row shares."""
     return {"optimizer": "fused AdamW" if device.type == "cuda" else "AdamW", "data": "random, on the device"}
-
-
-def chosen(flag: str, given: str, default: tuple[str, ...], known: tuple[str, ...]) -> list[str]:
-    """The names given by commas, or the default. UserError for one that is not ``known``."""
-    names = given.split(",") if given else list(default)
-    for name in names:
-        if name not in known:
-            raise UserError(f"{flag} {name}: unknown. Choose from: {', '.join(known)}.")
-    return names
 
 
 def _together(jobs: list[Job]) -> Iterator[tuple[Job, list[Row]]]:

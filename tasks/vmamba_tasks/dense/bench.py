@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vmamba.bench.jobs import chosen
 from vmamba.bench.measure import device_work
 from vmamba.bench.report import Row
-from vmamba.bench.throughput import chosen
 from vmamba.config.compose import compose
 from vmamba.engine import compiling, optim
 from vmamba.engine.distributed import Env
