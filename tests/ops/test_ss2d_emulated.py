@@ -46,9 +46,7 @@ def _compiled(folder: Path, plan: plans.Plan, kernel: str) -> Kernel:
 def _run(folder, plan: plans.Plan, cut: plans.Cut, tensors, sizes) -> None:
     images, dim, blocks = sizes[0], sizes[3], sizes[3] // 16 // plan.warps
     ends = torch.full((images, 4, cut.segments, dim, 2), float("nan")) if cut.segments > 1 else None
-    passes = [("ends", plan.shared_ends(), plans.APART)] if cut.segments > 1 else []
-    passes += [(plan.direction, plan.shared(cut.per), walks) for walks in plans.WALKS[cut.walks]]
-    for kernel, shared, walks in passes:
+    for kernel, shared, walks in plan.passes(cut):
         fields = [*map(pointer, (*tensors, ends)), *sizes, walks, cut.per, blocks, cut.segments]
         grid = -(-images // cut.per) * cut.segments, blocks * (2 if walks == plans.APART else 1)
         _compiled(folder, plan, kernel)(fields, grid, shared)

@@ -89,9 +89,8 @@ def _launch(direction: str, device: int, shape: tuple[int, ...], dtype: torch.dt
         sizes = (images, height, width, dim, plan.tiles(length), magic, walks, cut.per, blocks, cut.segments)
         return _Pass(kernel, (groups, blocks * (2 if walks == plans.APART else 1)), plan.threads, shared, sizes)
 
-    first = [start("ends", plan.shared_ends(), plans.APART)] if cut.segments > 1 else []
-    passes = (*first, *(start(direction, plan.shared(cut.per), walks) for walks in plans.WALKS[cut.walks]))
-    ends = (images, K, cut.segments, dim, 2) if first else ()
+    passes = tuple(start(*one) for one in plan.passes(cut))
+    ends = (images, K, cut.segments, dim, 2) if cut.segments > 1 else ()
     return _Launch(passes, cut.outputs, groups, blocks, ends)
 
 

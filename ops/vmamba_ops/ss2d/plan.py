@@ -130,6 +130,11 @@ class Plan:
         walks = 2 * waves(count, self.minblocks) + _ENDS * first
         return walks * (1 / cut.segments + _FILLING / tiles)
 
+    def passes(self, cut: Cut) -> list[tuple[str, int, int]]:
+        """What is launched, one after the other: a kernel, its bytes of shared memory, what its blocks walk."""
+        first = [("ends", self.shared_ends(), APART)] if cut.segments > 1 else []
+        return [*first, *((self.direction, self.shared(cut.per), walks) for walks in WALKS[cut.walks])]
+
     def tiles(self, length: int) -> int:
         """Tiles of a map."""
         return -(-length // self.tile)
