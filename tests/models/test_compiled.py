@@ -2,14 +2,16 @@
 
 import pytest
 import torch
+import yaml
 
 import vmamba.models
+from vmamba.config.paths import conf_dir
 from vmamba.models import VMamba
 from vmamba.models.variants import how
 
 SMALL = {"depths": [1, 1], "dims": [32, 64], "num_classes": 5}
-TYPES = ("v0", "v01", "v02", "v03", "v04", "v05", "v0seq", "v1", "v2", "v3", "v4")
-CHANNELS_FIRST = ("v02", "v05", "v2", "v3", "v4")  # those that take this layout too
+TYPES = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((conf_dir() / "forward_type").glob("*.yaml"))}
+LAYOUTS = [(name, norm) for name, t in TYPES.items() for norm in ("ln", "ln2d")[: 2 - t["channel_last_only"]]]
 
 
 @pytest.fixture(autouse=True)
@@ -50,9 +52,7 @@ def _graph_alone(network) -> None:
     network.compile(fullgraph=True, backend="aot_eager")
 
 
-@pytest.mark.parametrize(
-    ("forward_type", "norm"), [*((name, "ln") for name in TYPES), *((name, "ln2d") for name in CHANNELS_FIRST)]
-)
+@pytest.mark.parametrize(("forward_type", "norm"), LAYOUTS)
 def test_every_forward_type_as_one_graph(forward_type, norm):
     _assert_alike(*_network(norm=norm, **how(forward_type)), _graph_alone)
 

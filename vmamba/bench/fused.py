@@ -1,7 +1,8 @@
 """The channels-last operators of a VMamba at its stages, ours beside torch's: SS2D, convolution, LayerNorm, MLP, stem.
 
 Times and floors are those of ``ops``, under bfloat16 autocast on a GPU as a training step calls them: maps in bfloat16,
-the stream and the weights in float32. Only ``ss2d`` has a floor of arithmetic here.
+the stream and the weights in float32. Only ``ss2d`` has a floor of arithmetic here. ``conv_norm_gelu`` is told by the
+channels and the side of the stage behind it.
 """
 
 from collections.abc import Callable, Iterator

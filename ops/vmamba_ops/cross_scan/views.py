@@ -1,9 +1,9 @@
 """Cross scan and cross merge by views, flips and a stack, with hand-written backwards (backend "torch").
 
 Each is the other's adjoint: backward of scan is merge, backward of merge is scan, so both differentiate any number
-of times, and add in the definition's order. A compiler is given nothing that writes in place: in torch 2.11 a write
-into a part of a new tensor, in the backward of an ``autograd.Function``, is lost. Shapes as in ``naive``;
-``*_channel_first`` say how the result lies in memory, not what its shape is.
+of times, and add in the definition's order. Nothing is written in place: ``torch.compile`` (2.11) loses a write
+into a part of a new tensor in the backward of an ``autograd.Function``. Shapes as in ``naive``; ``*_channel_first`` say
+how the result lies in memory, not what its shape is.
 """
 
 import torch
@@ -27,25 +27,7 @@ def _laid_out(lines: list[Tensor], channel_first: bool) -> Tensor:
     return torch.stack([line.transpose(1, 2) for line in lines], 2).permute(0, 2, 3, 1)
 
 
-def _filled(x_B1CHW: Tensor, routes: str, channel_first: bool) -> Tensor:
-    """One image's four sequences, the reversed ones from the others: half of the time of a stack."""
-    batch, _, channels, height, width = x_B1CHW.shape
-    if channel_first:
-        out = x_B1CHW.new_empty(batch, 4, channels, height * width)
-    else:
-        out = x_B1CHW.new_empty(batch, height * width, 4, channels).permute(0, 2, 3, 1)
-    x, second = x_B1CHW[:, 0], (height, width)
-    out[:, 0].unflatten(2, (height, width)).copy_(x)
-    if routes == "cross2d":
-        x, second = x.transpose(2, 3), (width, height)
-    out[:, 1].unflatten(2, second).copy_(x)
-    out[:, 2:].copy_(out[:, :2].flip(-1))
-    return out
-
-
 def _scan(x_BKCHW: Tensor, routes: str, channel_first: bool) -> Tensor:
-    if x_BKCHW.shape[1] == 1 and routes != "unidi" and not torch.compiler.is_compiling():
-        return _filled(x_BKCHW, routes, channel_first)
     height, width = x_BKCHW.shape[3:]
     lines = list(x_BKCHW.flatten(3).unbind(1)) * (4 // x_BKCHW.shape[1])
     if routes == "cross2d":

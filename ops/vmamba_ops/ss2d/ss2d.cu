@@ -10,8 +10,9 @@
 //
 // A block has CW channel warps of a route and CW of the same route backwards, which start at the two ends of the map:
 // the first to come to a tile writes the output, the second adds to it. Blocks walk the rows, then the columns; or a
-// block does one of the two, with an output of its own or, in a launch after the rows', adding to theirs. Tiles are cut alike for both directions; what lies past the map's end reads as 0. How
-// maps come to shared memory, and who waits for whom: maps.cu. Every sum has a fixed order.
+// block does one of the two, with an output of its own or, in a launch after the rows', adding to theirs. Tiles are cut
+// alike for both directions; what lies past the map's end reads as 0. How maps come to shared memory, and who waits for
+// whom: maps.cu. Every sum has a fixed order.
 //
 // Few maps are cut into segments of tiles as well, a block for each; what comes into a segment is known from a first
 // pass: ends.cu.
