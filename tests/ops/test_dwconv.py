@@ -67,6 +67,12 @@ def test_a_plan_gives_every_position_to_one_block():
         assert plan.strips * plan.rows >= 100 > (plan.strips - 1) * plan.rows
 
 
+@pytest.mark.parametrize("width", [32, 64, 128, 256])
+def test_few_threads_of_wide_maps_idle(width):
+    plan = plans.plan("backward", "bfloat16", 24, width, width, 96 * 256 // width, 132)
+    assert width / (7 * plan.slots * plan.tiles) * plan.slots * plan.per / 8 > 0.7
+
+
 def _emulated(folder, plan, bias, tensors):
     kernel = Kernel(folder, plans.source(plan.direction), f"dwconv_{plan.direction}", plan.macros(bias))
     kernel([*map(pointer, tensors), *plan.fields], (plan.tasks * plan.groups, 1), plan.shared)
@@ -75,7 +81,9 @@ def _emulated(folder, plan, bias, tensors):
 @needs_compiler
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [FULL, HALF, BRAIN])
-@pytest.mark.parametrize("shape", [(3, 7, 7, 40), (2, 19, 60, 12), (3, 5, 14, 32), (1, 1, 3, 4)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(3, 7, 7, 40), (2, 19, 60, 12), (3, 5, 14, 32), (1, 1, 3, 4), (5, 18, 32, 4)], ids=str
+)
 def test_emulated(shape, dtype, bias, tmp_path):
     x, weight, *rest = _inputs(shape, bias=bias, dtype=dtype)
     b, dy = rest[0] if bias else None, torch.randn(shape).to(dtype)

@@ -14,8 +14,7 @@ class Tile:
     registers: int | None = None
 
 
-# Kernels that keep all C channels of their rows. Wider MLPs are faster in parts: cuBLAS's products, and without a
-# gradient EXPAND for the first of them.
+# Kernels that keep all C channels of their rows. Wider MLPs are faster in parts: EXPAND, cuBLAS's products, and SLOPE.
 INFERENCE = {64: Tile(64, 64, 2, 4), 96: Tile(64, 32, 2, 4, 128), 128: Tile(64, 32, 3, 4), 192: Tile(128, 64, 3, 8)}
 FORWARD = {64: Tile(64, 64, 2, 4), 96: Tile(64, 32, 3, 4), 128: Tile(64, 32, 3, 4), 192: Tile(128, 64, 3, 8)}
 BACKWARD = {
@@ -25,13 +24,13 @@ BACKWARD = {
     192: Tile(64, 32, 3, 4),
 }
 EXPAND = Tile(128, 128, 3, 8)  # the product into the hidden map, with GELU behind it
+SLOPE, STEP = Tile(64, 128, 1, 4), 16  # GELU's backward, and the rows of a tile that it takes at a time
 SHARED = 220 * 1024  # bytes that a block must be able to have: these tiles were not tried on smaller cards
 
 
-def takes(channels: int, hidden: int, gradient: bool) -> bool:
-    """Whether the kernels take these widths, and are faster than torch's operators."""
-    known = channels in BACKWARD if gradient else channels % 32 == 0
-    return known and hidden % EXPAND.columns == 0
+def takes(channels: int, hidden: int) -> bool:
+    """Whether the kernels take these widths."""
+    return channels % 32 == 0 and hidden % EXPAND.columns == 0 and channels <= hidden
 
 
 def pieces(channels: int) -> int:

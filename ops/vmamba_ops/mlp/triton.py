@@ -32,13 +32,16 @@ def _launch(kernel: str, rows: int, channels: int, hidden: int, kinds: tuple, fl
     """``kinds``: the device and the dtypes, which a launch must not change."""
     if kernel == "expand":
         tile, function, programs = plan.EXPAND, triton_parts.mlp_expand, hidden // plan.EXPAND.columns
-        constants = {"BN": tile.columns, "BK": plan.step(channels)}
+        constants = {"BN": tile.columns, "BK": plan.step(channels), "SAVE": flag, "STAGES": tile.stages}
+    elif kernel == "slope":
+        tile, function, programs = plan.SLOPE, triton_parts.mlp_slope, hidden // plan.SLOPE.columns
+        constants = {"BN": tile.columns, "STEP": plan.STEP}
     else:
         tile, function, programs = getattr(plan, kernel.upper())[channels], getattr(triton_kernels, f"mlp_{kernel}"), 1
         pieces = plan.pieces(channels)
-        constants = {"P": channels // pieces, "PIECES": pieces, "BH": tile.columns}
+        constants = {"P": channels // pieces, "PIECES": pieces, "BH": tile.columns, "STAGES": tile.stages}
         constants |= {"inference": {"ADD": flag}, "forward": {"SAVE": flag}, "backward": {}}[kernel]
-    constants |= {"C": channels, "H": hidden, "T": tile.rows, "STAGES": tile.stages}
+    constants |= {"C": channels, "H": hidden, "T": tile.rows}
     scalars = (rows, eps) if kernel == "inference" else (rows,)
     grid = (triton.cdiv(rows, tile.rows) * programs,)
     return Launch(function, grid, scalars, constants, tile.warps, tile.registers)
@@ -65,17 +68,23 @@ def _forward(y, w1, b1, w2, b2, save):
         _run("forward", w1, y, w1, b1, w2, b2, out, hidden, flag=save)
         return out, hidden
     active = y.new_empty(_hidden_shape(y, w1, True))
-    _run("expand", w1, y, w1, b1, active)
+    _run("expand", w1, y, w1, b1, active, hidden, flag=save)
     return torch.nn.functional.linear(active, w2, b2.to(y.dtype)), hidden
 
 
 def _backward(dout, hidden, y, w1, w2):
     """Gradients of y, w1, b1, w2, b2."""
     (width, channels), rows = w1.shape, y.numel() // y.shape[-1]
-    programs = triton.cdiv(rows, plan.BACKWARD[channels].rows)
-    active, dhidden, dy = torch.empty_like(hidden), torch.empty_like(hidden), torch.empty_like(y)
+    whole = channels in plan.BACKWARD
+    programs = triton.cdiv(rows, (plan.BACKWARD[channels] if whole else plan.SLOPE).rows)
+    active, dhidden = torch.empty_like(hidden), torch.empty_like(hidden)
     sums = _float(y, programs, width), _float(y, programs, channels)
-    _run("backward", w1, dout, w1, w2, hidden, active, dhidden, dy, *sums)
+    if whole:
+        dy = torch.empty_like(y)
+        _run("backward", w1, dout, w1, w2, hidden, active, dhidden, dy, *sums)
+    else:
+        _run("slope", w1, dout, dout @ w2, hidden, active, dhidden, *sums)
+        dy = dhidden @ w1
     db1, db2 = partials.summed(*sums)
     dw1 = dhidden.view(rows, width).t() @ y.view(rows, channels)
     return dy, dw1, db1, dout.view(rows, channels).t() @ active.view(rows, width), db2
