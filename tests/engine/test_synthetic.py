@@ -57,3 +57,11 @@ def test_how_a_model_is_compiled(monkeypatch):
         {"fullgraph": True, "options": own},
         {"fullgraph": True, "options": own},
     ]
+
+
+def test_a_compiled_run_says_what_is_waited_for(caplog):
+    caplog.set_level("INFO", logger="vmamba")
+    for overrides in ([], ["compile=true"]):
+        compiling.announce(compose([*SMALL, *overrides])[0], torch.device("cuda"))
+    (said,) = caplog.messages
+    assert said.startswith("torch.compile (reduce-overhead): the first step")

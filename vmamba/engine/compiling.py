@@ -1,9 +1,13 @@
 """torch.compile as a run asks for it."""
 
+import logging
+
 import torch
 from torch import nn
 
 from vmamba import models
+
+log = logging.getLogger("vmamba")
 
 
 def compile(model: nn.Module, cfg, device: torch.device) -> None:
@@ -30,6 +34,12 @@ def mode_here(cfg, device: torch.device) -> str:
         return str(cfg.compile_mode)
     graphs = device.type == "cuda" and str(cfg.task.name) == "cls" and cfg.recipe.accumulate == 1
     return "reduce-overhead" if graphs else "default"
+
+
+def announce(cfg, device: torch.device) -> None:
+    """Says what the silence will be: a compiler works for minutes before a first step, and before an evaluation."""
+    if cfg.compile:
+        log.info("torch.compile (%s): the first step and the first evaluation take minutes", mode_here(cfg, device))
 
 
 def step() -> None:

@@ -80,6 +80,7 @@ def _train(cfg, folder, env, task, hooks) -> dict:
         loop.plan.stop,
         loop.total_batch,
     )
+    compiling.announce(cfg, env.device)
     loop.run()
     where = loop.state
     return {
@@ -109,6 +110,7 @@ def _evaluate(cfg, folder, env, task) -> dict:
     precision = Precision(cfg.precision, env.device)
     _manifest(cfg, folder, env, task, model, precision)
     log.info("evaluating %s with the %s weights of %s", cfg.model.name, _KINDS[found.kind], path)
+    compiling.announce(cfg, env.device)
     if cfg.compile:
         compiling.compile(task.compiled(model), cfg, env.device)
     model.eval()
