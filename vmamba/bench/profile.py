@@ -23,7 +23,7 @@ KINDS = {
     "sums of partial results": r"^partials$",
     "fused MLP": r"^mlp_",
     "normalization": r"layer_?norm|batch_?norm|GammaBeta|bn_(fw|bw)",
-    "attention": r"flash|fmha|attention|softmax_warp",
+    "attention, softmax": r"flash|fmha|attention|softmax_warp",
     "optimizer": r"FusedAdam|_fused_adam|multi_tensor|^Optimizer",
     "copies and layout": r"^Mem(cpy|set)|nchwTo|nhwcTo|[Tt]ranspose|[Cc]opy|CatArray|aten::(cat|clone|contiguous|to)$",
     "convolution": r"conv|fprop|dgrad|wgrad|implicit_gemm|cudnn",
