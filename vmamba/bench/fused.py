@@ -10,13 +10,14 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from vmamba.bench.measure import copy_bandwidth, nbytes
 from vmamba.bench.ops import K, arithmetic, times
 from vmamba.bench.report import Row
 from vmamba_ops import add_layer_norm, conv_norm_gelu, dwconv_silu, mlp, ss2d
 from vmamba_ops.conv_norm_gelu.naive import conv_norm_gelu as conv_norm_gelu_torch
+from vmamba_ops.dwconv.naive import dwconv_silu as dwconv_silu_torch
+from vmamba_ops.mlp.naive import mlp as mlp_torch
 
 STAGES = [(96, 56), (192, 28), (384, 14), (768, 7)]  # channels, side
 SMALL = [(32, 8)]
@@ -56,7 +57,7 @@ def _problems(
     )
 
     convolution = [normal(*maps, dtype=half), normal(C, 1, 3, 3), normal(C)]
-    yield "dwconv_silu", convolution, {"auto": dwconv_silu, "torch": _dwconv_silu}
+    yield "dwconv_silu", convolution, {"auto": dwconv_silu, "torch": dwconv_silu_torch}
 
     def added(backend: str) -> Call:
         return lambda *inputs: add_layer_norm(*inputs, out_dtype=half, backend=backend)
@@ -65,7 +66,7 @@ def _problems(
     yield "add_layer_norm", norm, {"auto": added("auto"), "torch": added("torch")}
 
     product = [normal(hidden, C, scale=C**-0.5), normal(hidden), normal(C, hidden, scale=hidden**-0.5), normal(C)]
-    yield "mlp", [normal(*maps, dtype=half), *product], {"auto": mlp, "torch": _mlp}
+    yield "mlp", [normal(*maps, dtype=half), *product], {"auto": mlp, "torch": mlp_torch}
 
     if side in (SMALL[0][1], STAGES[0][1]):  # the first stage's images
         images = torch.randn(batch, 3, 4 * side, 4 * side, device=device).contiguous(memory_format=torch.channels_last)
@@ -75,15 +76,6 @@ def _problems(
 
 def _named(backend: str) -> Call:
     return lambda *inputs: ss2d(*inputs, backend=backend)
-
-
-def _dwconv_silu(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    y = F.conv2d(x.permute(0, 3, 1, 2), weight, bias, padding=1, groups=weight.shape[0])
-    return F.silu(y).permute(0, 2, 3, 1)
-
-
-def _mlp(x: Tensor, fc1_weight: Tensor, fc1_bias: Tensor, fc2_weight: Tensor, fc2_bias: Tensor) -> Tensor:
-    return F.linear(F.gelu(F.linear(x, fc1_weight, fc1_bias)), fc2_weight, fc2_bias)
 
 
 def _row(device, about, call: Call, inputs: list[Tensor], repeats: int, bandwidth: float) -> Row:
