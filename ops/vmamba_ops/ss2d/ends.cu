@@ -2,8 +2,7 @@
 // a segment of a route and of the same route backwards, from a state of zero, and writes what the segment does to a
 // state that comes in: h -> product h + end. DOWN: for the backward kernel, whose walks begin at a route's end.
 // Shared memory: for each of the two routes two stages of P, then two tiles of every warp. It takes fewer registers than
-// the kernels after it, so that more blocks fit: 24 warps a multiprocessor, as Plan.held_ends has it.
-constexpr int HELD = IN == F32 || THREADS * MINBLOCKS > 768 ? MINBLOCKS : 768 / THREADS;
+// the kernels after it, so that more blocks fit (HELD).
 extern "C" __global__ void __launch_bounds__(THREADS, HELD) ss2d_ends(const __grid_constant__ Problem p) {
   extern __shared__ __align__(16) char memory[];
   const Place me(p);

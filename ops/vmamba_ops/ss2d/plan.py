@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def held_ends(self) -> int:
-        """Blocks of the first pass that a multiprocessor shall hold, as ends.cu has it."""
+        """Blocks of the first pass that a multiprocessor shall hold: of 24 warps, in 16 bits."""
         return self.minblocks if self.dtype == "float32" else max(self.minblocks, 768 // self.threads)
 
     @property
@@ -147,6 +147,7 @@ class Plan:
             "CW": self.warps,
             "THREADS": self.threads,
             "MINBLOCKS": self.minblocks,
+            "HELD": self.held_ends,
             "RESIDENT": int(self.resident > 0),
             "WRAP": int(self.wrap),
             "DOWN": int(self.direction == "backward"),

@@ -17,8 +17,8 @@
 // Few maps are cut into segments of tiles as well, a block for each; what comes into a segment is known from a first
 // pass: ends.cu.
 //
-// Macros: IN (0 float, 1 half, 2 bfloat16); R, rank of dt, even; S, 7 or 8; CW; MINBLOCKS; RESIDENT; WRAP: S positions
-// of a lane may cross the end of a line or of the map.
+// Macros: IN (0 float, 1 half, 2 bfloat16); R, rank of dt, even; S, 7 or 8; CW; MINBLOCKS and, of ends.cu, HELD: that a
+// multiprocessor shall hold; RESIDENT; WRAP: S positions of a lane may cross the end of a line or of the map.
 constexpr int TILE = 4 * S, KT = (R + 2 + 7) / 8, RQ = 8 * KT, PITCH = 8 * (KT | 1), NT = 4;  // RQ: a row of P, padded
 constexpr int M = IN == F16 ? F16 : BF16;  // what the tensor cores read; float is split into three bfloat16
 constexpr int TERMS = IN == F32 ? 3 : 1;
