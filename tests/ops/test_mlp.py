@@ -19,7 +19,7 @@ DEVICE = "cuda" if GPU else "cpu"
 HALF, BRAIN, FULL = torch.float16, torch.bfloat16, torch.float32
 TOLERANCE = {HALF: 1e-3, BRAIN: 8e-3}
 NAMES = ("x", "fc1_weight", "fc1_bias", "fc2_weight", "fc2_bias")
-WIDER = [32, 288, 384] + ([256, 512, 768, 1024] if GPU else [])
+WIDER = [32, 160, 256] + ([384, 512, 768, 1024] if GPU else [])
 kernels = pytest.mark.skipif(
     not GPU and os.environ.get("TRITON_INTERPRET") != "1", reason="test_triton_interpreted runs these without a GPU"
 )
@@ -126,12 +126,12 @@ def test_gelu_and_its_slope_are_those_with_erf():
 
 
 @kernels
-@pytest.mark.parametrize("channels", [96, 192, 384])
+@pytest.mark.parametrize("channels", [96, 192, 256])
 def test_same_bits_every_time(channels):
     from vmamba_ops.mlp import triton as backend
 
-    inputs, runs = _inputs(channels, 300, dtype=HALF), []
-    for _ in range(3):
+    inputs, runs = _inputs(channels, 300 if GPU else 130, dtype=HALF), []
+    for _ in range(3 if GPU else 2):
         runs.append(torch.autograd.grad(backend.mlp(*inputs, HALF).float().square().sum(), inputs))
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
 
