@@ -136,6 +136,11 @@ def test_same_bits_every_time(channels):
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
 
 
+def test_which_widths_the_kernels_take():
+    assert plan.takes(96, 384) and plan.takes(1024, 4096)
+    assert not any(plan.takes(*widths) for widths in ((24, 96), (32, 96), (256, 128)))
+
+
 def test_the_functions_elsewhere():
     x, *own = _inputs(24, 2, 3, 5)
     norm = torch.randn(24, device=DEVICE), torch.randn(24, device=DEVICE)

@@ -88,13 +88,13 @@ class Plan:
 @cache
 def plan(direction: str, dtype: str, images: int, height: int, width: int, dim: int, processors: int) -> Plan:
     """The launch for maps of ``height`` x ``width`` with ``dim`` channels on a GPU of so many multiprocessors."""
+    cuts = dict.fromkeys(-(-height // strips) for strips in range(1, max(1, height // _FEWEST) + 1))
     plans = []
     for slots in range(1, min(_SLOTS, -(-width // _POSITIONS)) + 1):
         reach = _POSITIONS * slots
         tiles = 1 if reach >= width else -(-(width - 3) // (reach - 3))
         per = min(images, _SLOTS // slots)
-        for rows in dict.fromkeys(-(-height // strips) for strips in range(1, max(1, height // _FEWEST) + 1)):
-            plans.append(Plan(direction, dtype, (images, height, width, dim), slots, tiles, per, rows))
+        plans += [Plan(direction, dtype, (images, height, width, dim), slots, tiles, per, rows) for rows in cuts]
     held = processors * _BLOCKS[direction]
     # a block has three rows' worth of work beside its own; tiles read their neighbours' columns again
     return min(plans, key=lambda p: (-(-p.tasks * p.groups // held) * (p.rows + 3), p.tiles))
