@@ -59,9 +59,12 @@ def test_how_a_model_is_compiled(monkeypatch):
     ]
 
 
-def test_a_compiled_run_says_what_is_waited_for(caplog):
+def test_a_run_says_what_compiling_takes_or_would_give(caplog):
     caplog.set_level("INFO", logger="vmamba")
     for overrides in ([], ["compile=true"]):
-        compiling.announce(compose([*SMALL, *overrides])[0], torch.device("cuda"))
-    (said,) = caplog.messages
-    assert said.startswith("torch.compile (reduce-overhead): the first step")
+        for device in ("cpu", "cuda"):
+            compiling.announce(compose([*SMALL, *overrides])[0], torch.device(device))
+    eager, *compiled = caplog.messages
+    assert eager.startswith("eager, which waits for the host: compile=true")
+    modes = [f"torch.compile ({mode}): the first step" for mode in ("default", "reduce-overhead")]
+    assert [said[: len(mode)] for said, mode in zip(compiled, modes, strict=True)] == modes

@@ -37,9 +37,11 @@ def mode_here(cfg, device: torch.device) -> str:
 
 
 def announce(cfg, device: torch.device) -> None:
-    """Says what the silence will be: a compiler works for minutes before a first step, and before an evaluation."""
+    """Says what the silence will be (minutes of a compiler before a first step and evaluation) or would buy."""
     if cfg.compile:
         log.info("torch.compile (%s): the first step and the first evaluation take minutes", mode_here(cfg, device))
+    elif device.type == "cuda" and str(cfg.task.name) == "cls" and str(cfg.model.family) == "vmamba":
+        log.info("eager, which waits for the host: compile=true trains at twice the speed and more (VMamba-T, H100)")
 
 
 def step() -> None:
