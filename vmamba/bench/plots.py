@@ -68,7 +68,7 @@ def _scaling(figure, rows: list[Row]) -> None:
             panels[2].loglog(*zip(*memory, strict=True), marker="o")
             panels[2].set(title="train", ylabel="memory an image (GB)")
     for axes, phase in zip(panels, ("eval", "train"), strict=False):
-        axes.set(title=phase, ylabel="megapixels/s", ylim=(0, None))  # once all lines are there, for the limit stays
+        axes.set(title=phase, ylabel="megapixels/s", ylim=(0, 1.05 * axes.dataLim.ymax))  # once all lines are there
     for axes in panels:
         axes.set_xlabel("side of the image (pixels)")
         axes.set_xticks(sides, [f"{side:.0f}" for side in sides], fontsize=7)
