@@ -12,19 +12,10 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is here: the tests run compiled, in this process")
-def test_under_the_interpreter():
-    files = [
-        str(HERE / name)
-        for name in (
-            "test_triton_scan.py",
-            "test_triton_cross.py",
-            "test_layer_norm.py",
-            "test_mlp.py",
-            "test_conv_norm_gelu.py",
-        )
-    ]
+@pytest.mark.parametrize("file", ["triton_scan", "triton_cross", "layer_norm", "mlp", "conv_norm_gelu"])
+def test_under_the_interpreter(file):
     environment = os.environ | {"TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / f"test_{file}.py")]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-3000:] + run.stderr[-1000:]
 

@@ -1,6 +1,7 @@
 """What is read, in which order, and the one line for each data set that is not what it should be."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -114,7 +115,7 @@ def refused(words: list[str], parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         task_of(words)
     line = str(caught.value)
-    assert "\n" not in line and len(line) < 500
+    assert "\n" not in line and len(re.sub(r"popen-gw\d+/", "", line)) < 500  # pytest -n adds a folder
     for part in parts:
         assert part in line, line
 
