@@ -24,12 +24,21 @@ def names(folder) -> list[str]:
 
 def test_keeps_the_last_ones(tmp_path):
     keeper = Keeper(tmp_path, keep_last=2)
-    for step in (1, 2, 10, 9):
+    for step in (1, 2, 9, 10):
         keeper.save(step, content(step))
     assert names(tmp_path) == ["step_00000009.pt", "step_00000010.pt"]
     keeper.save_best(content(3))
     path, found = checkpoint.load_newest(tmp_path)
     assert path.name == "step_00000010.pt" and torch.equal(found["model"]["weight"], torch.full((1000,), 10.0))
+
+
+def test_what_came_after_the_place_that_a_run_went_on_from_is_not_its_past(tmp_path):
+    keeper = Keeper(tmp_path, keep_last=2)
+    for step in (4, 9, 10, 8):
+        keeper.save(step, content(step))
+    assert names(tmp_path) == ["step_00000008.pt"]
+    keeper.save(9, content(9))
+    assert names(tmp_path) == ["step_00000008.pt", "step_00000009.pt"]
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "garbage"])

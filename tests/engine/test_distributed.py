@@ -14,16 +14,30 @@ from vmamba.tracking.folder import RunFolder
 HERE = Path(__file__).parent
 
 
-def test_two_processes_train_as_one_with_the_same_total_batch(tmp_path):
+def two_processes(*words: str) -> subprocess.CompletedProcess:
+    """``tiny_task.py`` as torchrun starts it."""
     environment = os.environ | {"PYTHONPATH": f"{HERE}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [*launcher, str(HERE / "tiny_task.py"), "ddp", str(tmp_path / "two"), "cpu"],
+    return subprocess.run(
+        [*launcher, str(HERE / "tiny_task.py"), *words],
         env=environment | {"OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         timeout=180,
     )
+
+
+def test_a_loss_that_is_no_number_on_one_rank_stops_all(tmp_path):
+    """And its batch is that rank's: rank 0's was in order."""
+    done = two_processes("nan", str(tmp_path))
+    assert done.returncode and done.stderr.count("NotFinite: the loss or its gradient is not finite at update 3") >= 1
+    kept = {path.name: checkpoint.read(path) for path in (tmp_path / "nan").iterdir()}
+    assert kept.keys() == {"batch-rank1.pt", "last_good.pt"}
+    assert kept["last_good.pt"]["step"] == 2 and kept["batch-rank1.pt"]["step"] == 3
+
+
+def test_two_processes_train_as_one_with_the_same_total_batch(tmp_path):
+    done = two_processes("ddp", str(tmp_path / "two"), "cpu")
     assert done.returncode == 0, done.stderr
     alone = train(two_ranks(recipe__batch_size=128), tmp_path / "one")
     ranks = [torch.load(tmp_path / "two" / f"rank{rank}.pth") for rank in range(2)]

@@ -1,4 +1,7 @@
 import json
+from math import inf as INF
+from math import nan as NAN
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +11,7 @@ from vmamba.config.errors import UserError
 from vmamba.config.schema import Limit
 from vmamba.engine import checkpoint, fit
 from vmamba.engine.hooks import Hook
+from vmamba.engine.loop import Loop
 from vmamba.engine.nan_guard import NotFinite
 from vmamba.engine.precision import Precision
 from vmamba.tracking.folder import RunFolder
@@ -106,6 +110,19 @@ def test_best_follows_the_direction(tmp_path):
     assert best["step"] == result["best"]["step"] and best["config"]["recipe"]["optimizer"] == "adamw"
 
 
+@pytest.mark.parametrize(
+    ("higher", "values", "best"),
+    [(False, [0.5, NAN, 0.9], [0]), (True, [NAN, 0.5, NAN, 0.4, 0.6], [0, 1, 4]), (True, [0.5, 0.5, INF], [0])],
+)
+def test_no_number_is_not_the_best(higher, values, best):
+    loop, found, held = SimpleNamespace(cfg=config(task__higher_is_better=higher)), [], None
+    for place, value in enumerate(values):
+        if Loop._better(loop, value, held):
+            held = value
+            found.append(place)
+    assert found == best
+
+
 def test_unknown_metric(tmp_path):
     with pytest.raises(UserError, match=r"task.metric=val/miou: unknown.*val/loss, val/acc1, val/acc5"):
         train(config(task__metric="val/miou", limit=Limit(train_steps=1)), tmp_path)
@@ -141,6 +158,7 @@ def test_hooks_hear_of_everything(tmp_path):
         *["on_step"] * 4,
         "on_log",
         "on_step",
+        "on_checkpoint",
         "on_evaluate",
         "on_checkpoint",
         "on_end",

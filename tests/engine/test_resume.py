@@ -11,6 +11,7 @@ from tiny_task import KillAt, config, everything_random, train
 
 from vmamba.config.errors import UserError
 from vmamba.engine import checkpoint
+from vmamba.engine.hooks import Hook
 from vmamba.engine.signals import Killed
 from vmamba.tracking.folder import RunFolder
 
@@ -140,11 +141,50 @@ def test_other_batch_size_goes_on_at_the_same_place(tmp_path, caplog):
     assert result["steps"] == 44 and result["epochs"] == 2
 
 
+def test_another_batch_size_and_another_interruption_lose_nothing(tmp_path, caplog):
+    """Its updates have lower numbers than those of the file it went on from."""
+    caplog.set_level("INFO", logger="vmamba")
+    with pytest.raises(Stop):
+        train(config(checkpoint__every_steps=2, log_every=1), tmp_path, [StopAt(17)])
+    larger = config(checkpoint__every_steps=1, log_every=1, recipe__batch_size=256)
+    with pytest.raises(Stop):
+        train(larger, tmp_path, [StopAt(9)])
+    assert [path.name for path in checkpoint.steps(tmp_path / "checkpoints")] == ["step_00000008.pt"]
+    assert train(larger, tmp_path)["steps"] == 10 and "step_00000008.pt: update 8" in caplog.text
+    places = [(record["step"], record["epoch"]) for record in RunFolder(tmp_path).records()]
+    assert places == sorted(places) and max(step for step, epoch in places if epoch <= 1) == 5
+    assert {9, 10} < {step for step, _ in places}
+
+
+def test_an_evaluation_is_not_waited_for_with_the_weights_unsaved(tmp_path):
+    class StopAtCheckpoint(Hook):
+        def on_checkpoint(self, loop, path) -> None:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(config(), tmp_path, [StopAtCheckpoint()])
+    assert newest(tmp_path)["state"]["step"] == 11 and newest(tmp_path)["state"]["evaluated"] == -1
+    train(config(), tmp_path)
+    assert [r["step"] for r in RunFolder(tmp_path).records() if "val/acc1" in r["metrics"]] == [11, 22]
+
+
+def test_what_the_recipe_gives_the_optimizer_is_the_recipe_s_of_now(tmp_path):
+    class Decays(Hook):
+        def on_start(self, loop) -> None:
+            self.found = [(group["weight_decay"], group["betas"]) for group in loop.optimizer.param_groups]
+
+    decays = Decays()
+    train(config(recipe__epochs=1), tmp_path)
+    train(config(recipe__weight_decay=0.3, recipe__betas=[0.8, 0.9]), tmp_path, [decays])
+    assert sorted(decays.found) == [(0.0, (0.8, 0.9)), (0.3, (0.8, 0.9))]
+
+
 @pytest.mark.parametrize(
     ("resume", "changes", "message"),
     [
         ("never", {}, "resume=never, but .* holds checkpoints of an earlier run"),
         ("auto", {"model__kwargs": {"width_extra": 1}}, "2 of another shape .*another model= or data="),
+        ("auto", {"recipe__optimizer": "sgd"}, "written with recipe.optimizer=adamw, this run has sgd; .* init.ckpt="),
         ("{}/none/checkpoints", {}, "no such file or folder"),
         ("{}/run/checkpoints/best.pt", {}, "holds weights only"),
     ],

@@ -12,6 +12,7 @@ from torch import nn
 from vmamba.config import schema
 from vmamba.engine import distributed, fit
 from vmamba.engine.hooks import Hook
+from vmamba.engine.nan_guard import NanGuard
 from vmamba.tracking.folder import RunFolder
 from vmamba_tasks.classification import Classification
 
@@ -35,7 +36,8 @@ class TinyNet(nn.Module):
 
 
 class TinyTask(Classification):
-    """``model.kwargs``: ``norm`` (batch norm or not), ``width_extra`` (another model), ``nan_at`` (a poisoned loss)."""
+    """``model.kwargs``: ``norm`` (batch norm or not), ``width_extra`` (another model), ``nan_at`` (a poisoned loss),
+    ``nan_rank`` (of this rank alone)."""
 
     updates = 0
 
@@ -50,7 +52,8 @@ class TinyTask(Classification):
     def train_step(self, model, batch):
         out = super().train_step(model, batch)
         self.updates += 1
-        if self.updates == self.cfg.model.kwargs.get("nan_at"):
+        kwargs, rank = self.cfg.model.kwargs, self.env.rank
+        if self.updates == kwargs.get("nan_at") and rank == kwargs.get("nan_rank", rank):
             out["loss"] = out["loss"] * float("nan")
         return out
 
@@ -125,8 +128,15 @@ def two_ranks(**changes) -> schema.Run:
 
 
 def main() -> None:
-    """``python tiny_task.py ddp PATH DEVICE``, or ``PATH STEP SIGNAL``: the random run, killed after an update."""
+    """``python tiny_task.py ddp PATH DEVICE``, ``nan PATH``: a loss that is none on rank 1, with gradients that nobody
+    looks at, as with float16; or ``PATH STEP SIGNAL``: the random run, killed after an update."""
     torch.set_num_threads(1)
+    if sys.argv[1] == "nan":
+        NanGuard.look_at_norm = lambda *_: None
+        cfg = two_ranks(recipe__batch_size=64, device="cpu")
+        cfg.model.kwargs |= {"nan_at": 3, "nan_rank": 1}
+        train(cfg, Path(sys.argv[2]))
+        return
     if sys.argv[1] == "ddp":
         train(two_ranks(recipe__batch_size=64, device=sys.argv[3]), Path(sys.argv[2]), [KeepWeights()])
         return

@@ -90,10 +90,15 @@ class Keeper:
         self.folder, self.keep_last = folder, keep_last
 
     def save(self, step: int, content: dict) -> Path:
-        """Writes the training checkpoint of an update step, then lets go of the ones too many."""
+        """Writes the training checkpoint of an update step, then lets go of the ones too many.
+
+        One of a later step is of a past that the run has left: it went on from an earlier one, or counts otherwise.
+        """
         path = self.folder / f"step_{step:08d}.pt"
         write(path, content)
-        for old in [other for other in steps(self.folder) if other != path][self.keep_last - 1 :]:
+        found = steps(self.folder)
+        at = found.index(path)
+        for old in (*found[:at], *found[at + self.keep_last :]):
             old.unlink(missing_ok=True)
         return path
 

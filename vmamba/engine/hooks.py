@@ -38,7 +38,7 @@ class Record(Hook):
         self.writer = None
 
     def on_start(self, loop) -> None:
-        self.writer = self.folder.writer(resume_step=loop.state.step)
+        self.writer = self.folder.writer(loop.origin.step, loop.origin.here)
 
     def on_log(self, loop, metrics) -> None:
         self._write(loop, {**metrics, **self._memory(loop)})

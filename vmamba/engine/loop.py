@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import time
 import warnings
 
@@ -26,8 +27,9 @@ LOOK_EVERY = 10  # updates between the looks that make ranks with GPUs wait for 
 class Loop:
     """A run in progress: the model and all that trains it, and where it is (``state``).
 
-    An update is ``recipe.accumulate`` micro-batches. After each comes the boundary: leave if interrupted, evaluate
-    if due, save if due, in this order, so that whatever an interrupted run owed is made good when it goes on.
+    An update is ``recipe.accumulate`` micro-batches. After each comes the boundary: leave if interrupted, save if due,
+    evaluate if due (and save that), in this order: an evaluation may take longer than a cluster's warning, and one
+    that an interrupted run owed is made good when it goes on.
     Before each micro-batch every generator is seeded from (seed, rank, epoch, batch).
     """
 
@@ -61,14 +63,14 @@ class Loop:
         self.keeper = Keeper(folder.checkpoints, cfg.checkpoint.keep_last)
         self.meter = Meter(env)
         self.signals = Signals()
-        self.state = state.State()
+        self.state, self.origin = state.State(), state.Origin()
         self.saved = -1
         self.hooks = [*hooks, self.guard]
 
     def run(self) -> None:
         """Trains to the end, from where ``resume`` finds a checkpoint. Raises Killed when interrupted."""
         costs.forget_peak(self.env.device)
-        state.resume(self, self.cfg.resume, self.folder.checkpoints)
+        self.origin = state.resume(self, self.cfg.resume, self.folder.checkpoints)
         self.saved = self.state.step
         self.began = time.perf_counter() - self.state.seconds
         try:
@@ -185,10 +187,13 @@ class Loop:
         if signum := self._interrupted():
             self._save()
             raise Killed(signum)
+        saves = self.plan.saves(where.step)
+        if saves and self.saved != where.step:
+            self._save()
         if self.plan.evaluates(where.step) and where.evaluated != where.step:
             self._evaluate()
-        if self.plan.saves(where.step) and self.saved != where.step:
-            self._save()
+            if saves:
+                self._save()
 
     def _interrupted(self) -> int:
         if self.env.device.type == "cuda" and self.env.world_size > 1 and self.state.step % LOOK_EVERY:
@@ -197,6 +202,7 @@ class Loop:
 
     def _evaluate(self) -> None:
         where, name = self.state, self.cfg.task.metric
+        self.guard.stop_if_bad(self)
         if self.env.world_size > 1:
             for model in (self.model, self.ema and self.ema.module):
                 if model is not None:
@@ -210,12 +216,17 @@ class Loop:
             raise UserError(f"task.metric={name}: the task measures {', '.join(metrics)}")
         where.evaluated = where.step
         where.metrics.update(metrics)
-        better = not where.best or (metrics[name] > where.best[name]) == self.cfg.task.higher_is_better
-        if better and metrics[name] != where.best.get(name):
+        if self._better(metrics[name], where.best.get(name)):
             where.best = {**metrics, "step": where.step, "epoch": self.epoch_fraction}
             if self.cfg.checkpoint.best:
                 self._write(lambda: self.keeper.save_best(state.weights(self)))
         self._call("on_evaluate", metrics)
+
+    def _better(self, value: float, best: float | None) -> bool:
+        """Whether a metric's value is the best so far: one that is no number only where there is none."""
+        if best is None or not math.isfinite(value):
+            return best is None
+        return not math.isfinite(best) or (value > best if self.cfg.task.higher_is_better else value < best)
 
     @torch.no_grad()
     def evaluate_once(self, model) -> dict[str, float]:
@@ -225,6 +236,7 @@ class Loop:
             return self.task.evaluate(model)
 
     def _save(self) -> None:
+        self.guard.stop_if_bad(self)
         self._account()
         content = state.everything(self)
         path = self._write(lambda: self.keeper.save(self.state.step, content))

@@ -2,10 +2,12 @@
 
 import torch
 
-from vmamba.engine import state
+from vmamba.engine import distributed, state
 from vmamba.engine.checkpoint import write
 from vmamba.engine.hooks import Hook
 from vmamba.engine.stream import EpochStream
+
+_NEVER = 2**62
 
 
 class NotFinite(RuntimeError):
@@ -45,17 +47,25 @@ class NanGuard(Hook):
         return self.bad.float()
 
     def stop_if_bad(self, loop) -> None:
-        """Waits for the device; keeps the evidence (rank 0) and raises ``NotFinite`` if an update was bad."""
-        step = int(self.first_bad)
-        if step < 0:
+        """Waits for the device; keeps the evidence and raises ``NotFinite`` on every rank if an update was bad on one.
+
+        The weights are rank 0's, the batches those of the ranks that had the bad number.
+        """
+        if self.first_bad is None:  # no update yet
+            return
+        own = int(self.first_bad)
+        step = -distributed.all_max([-own if own >= 0 else -_NEVER], loop.env.device)[0]
+        if step == _NEVER:
             self.places = {}
             return
-        folder = self.folder.path / "nan"
+        folder, rank = self.folder.path / "nan", loop.env.rank
         if loop.env.is_main:
             write(folder / "last_good.pt", state.weights(loop))
+        if own == step:
             epoch, batch = self.places[step]
             kept = {"step": step, "epoch": epoch, "batch": batch, "data": _on_cpu(self._data(step, epoch, batch))}
-            write(folder / "batch.pt", kept)
+            write(folder / (f"batch-rank{rank}.pt" if rank else "batch.pt"), kept)
+        distributed.barrier()  # the first to leave takes the others with it
         raise NotFinite(
             f"the loss or its gradient is not finite at update {step}: the batch and the last good weights are in "
             f"{folder}; try a lower recipe.lr or recipe.clip_grad, or precision=fp32"

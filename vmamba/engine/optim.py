@@ -11,6 +11,7 @@ from torch import nn
 from vmamba.config.errors import UserError, meant
 
 FUSED = {"adam", "adamw"}  # torch's own fused kernels
+ASKED = ("weight_decay", "betas", "eps")  # entries of a parameter group that the recipe gives, beside the rate
 
 
 def scale(recipe, total_batch: int) -> float:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vmamba.config.errors import UserError
-from vmamba.engine import checkpoint, distributed, seeding
+from vmamba.engine import checkpoint, distributed, optim, seeding
 from vmamba.engine.weights import fit_into
 
 log = logging.getLogger("vmamba")
@@ -26,6 +26,18 @@ class State:
     memory: int = 0  # the peak in bytes, see costs.peak
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)  # the newest of every name
     best: dict[str, float] = dataclasses.field(default_factory=dict)  # the best evaluation, with its step and epoch
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a run came from: the updates its checkpoint had counted, and how many of this run's one of those is."""
+
+    step: int = 0
+    ratio: float = 1.0
+
+    def here(self, step: int) -> int:
+        """An update of the run before, in this run's count."""
+        return int(step * self.ratio)
 
 
 def plain(value: Any) -> Any:
@@ -62,32 +74,46 @@ def everything(loop) -> dict:
     }
 
 
-def resume(loop, choice: str, folder: Path) -> None:
-    """Puts a run back where its checkpoint was written.
+def resume(loop, choice: str, folder: Path) -> Origin:
+    """Puts a run back where its checkpoint was written, and says where that was.
 
     ``choice``: auto (the newest readable one in ``folder``, if any), never, or the path of a checkpoint or run
-    folder. Raises UserError for a checkpoint of another model, a missing path, or ``never`` on a used folder.
+    folder. Raises UserError for a checkpoint of another model or optimizer, a missing path, or ``never`` on a used
+    folder.
     """
     found = _find(choice, folder)
     if found is None:
-        return
+        return Origin()
     path, content = found
     if "optimizer" not in content:
         raise UserError(f"resume={path}: holds weights only, training cannot go on from it; give a step_*.pt")
     fit_into(loop.model, content["model"], str(path), "it was written by a run with another model= or data=")
     if loop.ema is not None:
         fit_into(loop.ema.module, content.get("ema", content["model"]), str(path))
-    try:
-        loop.optimizer.load_state_dict(content["optimizer"])
-    except ValueError as error:
-        raise UserError(f"{path}: its optimizer state does not fit recipe.optimizer ({error})") from None
+    _load_optimizer(loop, content, path)
     loop.precision.scaler.load_state_dict(content["scaler"])
     loop.state = State(**content["state"])
-    _relocate(loop, content["layout"])
+    origin = _relocate(loop, content["layout"])
     loop.schedule.step_update(loop.state.step)
     if len(content["rng"]) == loop.env.world_size:
         seeding.set_rng_state(content["rng"][loop.env.rank])
     log.info("resuming from %s: update %d, epoch %.2f", path, loop.state.step, loop.epoch_fraction)
+    return origin
+
+
+def _load_optimizer(loop, content: dict, path: Path) -> None:
+    """The optimizer's memory from the checkpoint; what the recipe says (weight decay, betas, …) stays the recipe's."""
+    written, now = content["config"]["recipe"]["optimizer"], loop.cfg.recipe.optimizer
+    if written != now:
+        raise UserError(f"{path}: written with recipe.optimizer={written}, this run has {now}; start it by init.ckpt=")
+    groups = loop.optimizer.param_groups
+    asked = [{key: group[key] for key in optim.ASKED if key in group} for group in groups]
+    try:
+        loop.optimizer.load_state_dict(content["optimizer"])
+    except ValueError as error:
+        raise UserError(f"{path}: its optimizer state does not fit recipe.optimizer ({error})") from None
+    for group, own in zip(loop.optimizer.param_groups, asked, strict=True):
+        group.update(own)
 
 
 def check(choice: str) -> None:
@@ -115,15 +141,20 @@ def _find(choice: str, folder: Path) -> tuple[Path, dict] | None:
     return found
 
 
-def _relocate(loop, layout: dict) -> None:
+def _relocate(loop, layout: dict) -> Origin:
     """With another total batch, the same share of the data has been seen at other counts."""
     state, plan = loop.state, loop.plan
+    written = state.step
     if layout["batches"] == plan.batches and layout["per_epoch"] == plan.per_epoch:
-        return
+        return Origin(written)
     updates = int(state.batch / layout["batches"] * plan.per_epoch)
     state.batch = updates * plan.accumulate
+    origin = Origin(written, plan.per_epoch / layout["per_epoch"] if plan.epochs is not None else 1.0)
     if plan.epochs is not None:
         state.step = state.epoch * plan.per_epoch + updates
+        state.evaluated = state.step if state.evaluated == written else -1
+        if state.best:
+            state.best["step"] = origin.here(state.best["step"])
     log.warning(
         "the checkpoint was written with %d batches an epoch, this run has %d: going on at epoch %d, batch %d",
         layout["batches"],
@@ -131,3 +162,4 @@ def _relocate(loop, layout: dict) -> None:
         state.epoch,
         state.batch,
     )
+    return origin

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +118,9 @@ class RunFolder:
         """The content of ``status.json``, empty if there is none."""
         return read_json(self.status)
 
-    def writer(self, resume_step: int | None = None) -> "MetricsWriter":
+    def writer(self, resume_step: int | None = None, here: Callable[[int], int] = int) -> "MetricsWriter":
         """The writer of ``metrics.jsonl``; see ``MetricsWriter``."""
-        return MetricsWriter(self.metrics, resume_step)
+        return MetricsWriter(self.metrics, resume_step, here)
 
     def records(self) -> Iterator[dict]:
         """The records of ``metrics.jsonl`` in order; see ``read_records``."""
@@ -131,12 +131,13 @@ class MetricsWriter:
     """Appends records to ``metrics.jsonl``, one JSON line each, readable by others at once.
 
     ``resume_step``: the step of the checkpoint gone on from; records of later steps, and a half-written last line, are
-    dropped first, so that no step is in the file twice. None keeps every whole line.
+    dropped first, so that no step is in the file twice. None keeps every whole line. ``here``: a step of those records
+    in the steps of what will be written; another number where an epoch has another number of them.
     """
 
-    def __init__(self, path: Path, resume_step: int | None = None):
+    def __init__(self, path: Path, resume_step: int | None = None, here: Callable[[int], int] = int):
         self.path = Path(path)
-        self._repair(resume_step)
+        self._repair(resume_step, here)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115
         self._synced = time.monotonic()
         self._syncing: threading.Thread | None = None
@@ -180,11 +181,11 @@ class MetricsWriter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _repair(self, resume_step: int | None) -> None:
+    def _repair(self, resume_step: int | None, here: Callable[[int], int]) -> None:
         if not self.path.is_file():
             return
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if _keep(line, resume_step)]
+        kept = [_counted(line, here) for line in lines if _keep(line, resume_step)]
         if kept != lines:
             with replacing(self.path) as temp:
                 temp.write_bytes(b"".join(kept))
@@ -235,6 +236,14 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _counted(line: bytes, here: Callable[[int], int]) -> bytes:
+    """A record's line with its step by ``here``; the same bytes where that is the same number."""
+    record = json.loads(line)
+    if (step := here(record["step"])) == record["step"]:
+        return line
+    return json.dumps(record | {"step": step}).encode() + b"\n"
 
 
 def _keep(line: bytes, resume_step: int | None) -> bool:
