@@ -60,7 +60,7 @@ def test_the_same_run_again_gives_the_same_numbers(trained, tmp_path):
 
 
 def test_resuming_goes_on_in_the_same_folder(tmp_path):
-    assert vmamba(tmp_path, *SMOKE).returncode == 0
+    assert vmamba(tmp_path, *SMOKE, "resume=never").returncode == 0
     folder = only(tmp_path)
     done = vmamba(tmp_path, "--resume", str(folder), "limit.train_steps=4")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -68,6 +68,39 @@ def test_resuming_goes_on_in_the_same_folder(tmp_path):
     assert json.loads((folder / "result.json").read_text())["steps"] == 4
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and max(steps) == 4
+    done = vmamba(tmp_path, "--resume", str(folder), "recipe.optimizer=adamww")
+    assert done.returncode == 2 and "recipe.optimizer=adamww" in done.stdout
+    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    (folder / "run.log").unlink()
+    (folder / "run.log").mkdir()
+    done = vmamba(tmp_path, "--resume", str(folder))
+    assert done.returncode == 2 and "--from makes a new run of it" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
+    wanted = f"{tmp_path}/run-2026-11-27_12-00-00"
+    command = [
+        sys.executable,
+        "-c",
+        f"from vmamba.config.paths import unused; print(*(unused({wanted!r}) for _ in '12'))",
+    ]
+    found = [subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in range(3)]
+    assert found == [[wanted] * 2, [f"{wanted}-2"] * 2, [f"{wanted}-3"] * 2]
+
+
+def test_other_ranks_take_the_folder_from_rank_0(trained, tmp_path, monkeypatch):
+    """Also where a saved run is run again: none of them makes a folder or writes a log."""
+    from vmamba import job
+    from vmamba import run as command
+
+    asked = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(job, "start", lambda cfg, path, overrides: asked.append(path))
+    before = (trained / "run.log").read_bytes()
+    for flag in ("--from", "--resume"):
+        command._again(flag, trained, [f"outputs={tmp_path}/outputs"])
+    assert asked == [None, None] and not list(tmp_path.glob("outputs/*"))
+    assert (trained / "run.log").read_bytes() == before
 
 
 MISTAKES = {

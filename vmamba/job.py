@@ -49,6 +49,12 @@ def log_to(path: Path) -> None:
     )
 
 
+def go_on(cfg: DictConfig, path: Path) -> None:
+    """Has a run with checkpoints of its own go on from those, wherever ``resume=`` had it begin."""
+    if next(RunFolder(path).checkpoints.glob("step_*.pt"), None):
+        cfg.resume = "auto"
+
+
 def forget(path: Path) -> None:
     """Removes a run folder in which nothing has happened but a line in its log."""
     log = RunFolder(path).log
@@ -68,7 +74,7 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
         task = fit.build_task(run, env)
     except UserError as mistake:
         log.error("%s", mistake)
-        if folder.status.is_file() and not owner(folder):
+        if folder.read_status().get("state") in ("queued", "running") and not owner(folder):
             folder.write_status("failed", error=str(mistake))
         forget(folder.path)
         sys.exit(2)

@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 
 from vmamba import __version__
 from vmamba.config import rules
-from vmamba.config.compose import check_axes, compose, composed, first_point, load, register, validate
+from vmamba.config.compose import SHOWS, check_axes, compose, composed, first_point, load, register, validate
 from vmamba.config.errors import UserError, meant
-from vmamba.config.paths import conf_dir
+from vmamba.config.paths import conf_dir, unused
 from vmamba.config.points import FILES
 
 # vmamba <word> …: the module's main(argv)
@@ -137,9 +137,8 @@ def _check(words: list[str]) -> None:
     flags = [word for word in words if word.startswith("-")]
     if any(flag in ("-sc", "--shell-completion", "--help", "-h", "--hydra-help", "--version") for flag in flags):
         return
-    shows_only = "--cfg" in words or "-c" in words or "--info" in words or "-i" in words
     overrides = first_point(_overrides(words))
-    if shows_only:
+    if not SHOWS.isdisjoint(words):
         compose(overrides)
     elif "-m" in words or "--multirun" in words or any(word.partition("=")[0] in FILES for word in overrides):
         cfg = composed(overrides)  # the rules are for the points, which the launcher holds against them
@@ -192,17 +191,27 @@ def _again(flag: str, folder: Path, overrides: list[str]) -> None:
     """``--from FOLDER [key=value …]``: the same run in a new folder; ``--resume FOLDER``: go on in the same one."""
     from datetime import datetime
 
-    from vmamba.job import log_to
+    from vmamba.job import go_on, log_to, start
 
     cfg = load(folder / "config.yaml", overrides)
     if "launcher" in cfg and not any(word.startswith("launcher") for word in overrides):
         cfg.launcher.kind = "local"  # where it ran before says nothing of where it is to run now
+    if flag == "--resume" and not any(word.startswith("resume=") for word in overrides):
+        go_on(cfg, folder)
     run = validate(cfg, cuda=rules.cuda_here())
+    if int(os.environ.get("RANK", 0)) > 0:  # rank 0 has the folder and the log
+        start(cfg, None, overrides)
+        return
     target = folder
     if flag == "--from":
         _make(run.outputs)
-        target = Path(run.outputs) / f"{run.name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"
-    log_to(target)
+        target = Path(unused(f"{run.outputs}/{run.name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"))
+    try:
+        log_to(target)
+    except OSError as error:
+        raise UserError(
+            f"{target}: writing there is not allowed ({error.strerror}); --from makes a new run of it"
+        ) from None
     _go(cfg, target, overrides)
 
 

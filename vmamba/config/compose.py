@@ -6,6 +6,7 @@ launcher and ``--from`` use.
 """
 
 import functools
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,22 @@ from omegaconf.errors import OmegaConfBaseException
 from vmamba.config import rules, schema
 from vmamba.config.errors import UserError
 from vmamba.config.explain import explain, explained, unknown_choice, unreadable
-from vmamba.config.paths import choices, conf_dir, groups
+from vmamba.config.paths import choices, conf_dir, groups, unused
 from vmamba.config.points import FILES, check_axis
+
+SHOWS = {"--cfg", "-c", "--info", "-i"}  # Hydra's flags that run nothing
 
 
 @functools.cache  # once a process
 def register() -> None:
-    """Puts the typed schema at the root of the tree, so that a wrong type or key is refused while composing."""
+    """Puts the typed schema at the root of the tree, so that a wrong type or key is refused while composing.
+
+    ``${unused:PATH}`` becomes available: a folder of that name, or with a number behind it, that nobody else has. It
+    is made at once, unless the command only shows what would run.
+    """
     ConfigStore.instance().store(name="schema", node=schema.Run)
+    shown = not SHOWS.isdisjoint(sys.argv)
+    OmegaConf.register_new_resolver("unused", str if shown else unused, replace=True)
 
 
 def compose(overrides: Iterable[str] = (), *, cuda: bool | None = None) -> tuple[schema.Run, DictConfig]:

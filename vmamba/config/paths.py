@@ -1,5 +1,9 @@
 """Where ``conf/`` and ``sweeps/`` lie (beside the package in a checkout, inside it in a wheel), and what is in them."""
 
+import os
+from contextlib import suppress
+from functools import cache
+from itertools import count
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -21,6 +25,19 @@ def sweeps_dirs() -> list[Path]:
     above = [path / "sweeps" for path in (here, *here.parents)]
     near = [path for path in above if (path / "ablation").is_dir() or (path / "sweep").is_dir()][:1]
     return list(dict.fromkeys([*near, _find("sweeps")]))
+
+
+@cache
+def unused(path: str) -> str:
+    """Makes a folder that no other run has: ``path``, or where another was faster ``path-2``, ``path-3``, …
+
+    Asked again for the same path, a process is told the folder that it has.
+    """
+    for number in count(1):
+        with suppress(FileExistsError):
+            made = path if number == 1 else f"{path}-{number}"
+            os.makedirs(made)
+            return made
 
 
 def choices(group: str) -> list[str]:

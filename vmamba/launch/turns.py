@@ -15,11 +15,16 @@ def begin(folder: RunFolder, limit: int) -> bool:
     An attempt that ended without a word (SIGKILL, a lost node) is counted here.
     """
     status = folder.read_status()
-    if status.get("state") == "finished" or cancelled(folder):
+    if over(folder):
         return False
     if superseded(folder, int(os.environ.get(ATTEMPT, status.get("attempt", 1)))):
         return False
     return status.get("state") not in ("running", "killed") or interrupted(folder, limit)
+
+
+def over(folder: RunFolder) -> bool:
+    """Whether there is nothing to run, whatever it was that started the point again."""
+    return folder.read_status().get("state") == "finished" or cancelled(folder)
 
 
 def interrupted(folder: RunFolder, limit: int) -> bool:

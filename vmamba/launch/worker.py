@@ -27,10 +27,14 @@ def main() -> None:
 
 def work(path: Path) -> int:
     """Runs the point in ``path``; every rank calls it. Returns the exit code; what happened is in the status."""
+    from vmamba.job import go_on  # here, so that signals are held first
+
     folder, main = RunFolder(path), int(os.environ.get("RANK", 0)) == 0
     cfg = load(folder.config)
+    go_on(cfg, path)
     limit = cfg.launcher.requeues
-    if main and not turns.begin(folder, limit):
+    done = not turns.begin(folder, limit) if main else turns.over(folder)
+    if done:
         return 0 if folder.read_status().get("state") == "finished" else 1
     code = _run(cfg, folder, main)
     if code < 128:

@@ -1,5 +1,6 @@
 """curves.png: the run at a glance, drawn from ``metrics.jsonl``."""
 
+import logging
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -7,12 +8,22 @@ from pathlib import Path
 from vmamba.tracking.atomic import read_json, replacing
 from vmamba.tracking.folder import RunFolder
 
+log = logging.getLogger("vmamba")
 TRAIN, VAL, EMA = "#4C72B0", "#C44E52", "#55A868"
 OTHERS = ("#8172B3", "#CCB974", "#64B5CD", "#8C8C8C", "#DA8BC3", "#937860", "#DD8452")
 Series = dict[str, list[tuple[float, float]]]
 
 
-def draw(folder: RunFolder) -> Path:
+def draw(folder: RunFolder) -> Path | None:
+    """``curves.png`` of a run folder; None, and a line in the log, if it fails: a run ends as it ends without it."""
+    try:
+        return _draw(folder)
+    except Exception as error:
+        log.warning("%s was not drawn (%s: %s)", folder.curves, type(error).__name__, error)
+        return None
+
+
+def _draw(folder: RunFolder) -> Path:
     """Draws loss, accuracy (every other ``val/`` metric that is there) and learning rate over epochs.
 
     Non-finite values are marked at the foot of their panel. A run with no record yet gives a picture that says so.
