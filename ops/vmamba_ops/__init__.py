@@ -1,4 +1,4 @@
-"""The scan operators under VMamba: ``selective_scan``, ``cross_scan``, ``cross_merge`` and ``line_scan``.
+"""The operators under VMamba: selective scan, cross scan and merge, the fused SS2D and its channels-last neighbours.
 
 Importing the package imports no torch: ``vmamba_ops.limits`` answers what a backend takes before anything is loaded.
 """

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", type=_list(str, _DTYPES), default=list(_DTYPES), help="of the input (all three)")
     parser.add_argument("--nrow", type=_list(int, _NROWS), default=[0], help="1,2,4, or 0 for the fastest (0)")
     parser.add_argument("--no-softplus", action="store_true", help="the scan without softplus")
-    maps = "also the fused SS2D and its neighbours for maps of H x W, D channels, dt rank R (56x56x96x6,28x28x192x12)"
+    maps = "also the fused SS2D and its neighbours for maps of H x W, D channels, rank R, e.g. 56x56x96x6,28x28x192x12"
     parser.add_argument("--fused", type=_list(_map), default=[], metavar="HxWxDxR", help=maps)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="threads (one a core)")
     return parser

@@ -68,7 +68,7 @@ def resolve(op: str, backend: str, device_type: str, d_state: int = 1, dtype: st
     """The name of the backend that runs ``op``; logs it once for each (op, choice, device).
 
     Args:
-        op: "selective_scan" or "cross_scan" (which also stands for the merge).
+        op: a name of ``limits.TABLES``; "cross_scan" also stands for the merge, "layer_norm" for its addition.
         backend: "auto", or a name of ``limits.TABLES[op]``.
         device_type: "cpu" or "cuda".
         d_state: states a channel.

@@ -46,10 +46,7 @@ def runs_channels_last(fields: Mapping[str, Any]) -> bool:
 
 
 def backend_here(fields: Mapping[str, Any], device_type: str) -> str:
-    """The backend that a network with these fields of ``VMamba`` scans by on a device.
-
-    That of its largest batches: backend=auto looks at the size of the maps as well.
-    """
+    """The backend that a network with these fields of ``VMamba`` scans by on a device."""
     widths = [int(fields["ssm_ratio"] * width) for width in fields["dims"]]
     fits = not any(unfit(width, fields["d_state"], fields["routes"]) for width in widths)
     if fields["backend"] == "fused" or (fields["backend"] == "auto" and fits and newest(fields)):

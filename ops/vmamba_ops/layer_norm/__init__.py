@@ -63,7 +63,7 @@ def layer_norm(
     out_dtype: torch.dtype | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """(x - mean) / sqrt(variance + eps) * weight + bias, over the last axis; computed in float32 whatever is read.
+    """(x - mean) / sqrt(variance + eps) * weight + bias, over the last axis; computed in float32 (of float64: float64).
 
     Args:
         x: (..., C), any floating dtype. weight, bias: (C,).

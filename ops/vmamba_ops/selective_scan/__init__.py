@@ -69,8 +69,8 @@ def selective_scan(
         out_dtype: dtype of ``out``; None takes that of ``u`` (float32 with 16-bit input: upstream's "oflex").
         return_last_state: also return h[L-1], (batch, K * Dg, N), in float32 (float64 for float64 input).
     Returns:
-        out (batch, K * Dg, L), or (out, last state). Both are differentiable once in all seven tensors; for second
-        derivatives use ``backend="naive"``.
+        out (batch, K * Dg, L), or (out, last state). Both are differentiable once in all seven tensors
+        (``mamba_ssm``: out alone); for second derivatives use ``backend="naive"``.
     Raises:
         TypeError, ValueError: an argument of the wrong kind, dtype, device or shape, by name.
         RuntimeError: the backend is absent here or does not take this input.

@@ -64,7 +64,8 @@ def ss2d(
         backend: "fused" (one kernel each way: a GPU, cross2d, N = 1, D a multiple of 16), "composed" (the operators
             one after the other), "naive" (their definitions), or "auto": the fastest that takes the input.
     Returns:
-        y (B, H, W, D), dtype of x as read; state and sums are float32 (float64 for float64 input). Differentiable once
+        y (B, H, W, D), dtype of x as read; the state is float32 (float64 for float64 input), and so is the sum over the
+        routes, but in the fused kernel, which rounds it to x's dtype at each of them. Differentiable once
         in all six tensors; for second derivatives use ``backend="naive"``.
     Raises:
         TypeError, ValueError: an argument of the wrong kind or shape, or one that the named backend does not take.
