@@ -37,7 +37,7 @@ class Origin:
 
     def here(self, step: int) -> int:
         """An update of the run before, in this run's count."""
-        return int(step * self.ratio)
+        return int(round(step * self.ratio, 6))  # 11 x 5/11 is not always 5
 
 
 def plain(value: Any) -> Any:
