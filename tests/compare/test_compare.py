@@ -59,6 +59,47 @@ def test_what_only_some_were_asked_for_is_compared_by_the_configurations(tmp_pat
     assert groups.axes(collect([tmp_path / "a", tmp_path / "b"])[0]) == []
 
 
+def evaluate(folder: Path, score: float, ckpt: str, found: str | None = None, **settings) -> None:
+    """An evaluation. ``found``: the file in the run folder ``ckpt``, whose settings it was not asked for."""
+    write_run(folder, {"mode": "eval", "ckpt": ckpt} | settings, score, ckpt=found or ckpt)
+    asked = {"mode": "eval", "ckpt": ckpt} | ({} if found else settings)
+    (folder / "overrides.yaml").write_text(json.dumps([f"{key}={value}" for key, value in asked.items()]))
+
+
+def table(*folders: Path) -> dict[str, int]:
+    """The labels of the rows and how many runs each has."""
+    points, _ = collect(folders)
+    return {row.label: len(row.points) for row in groups.group(points, groups.axes(points), "val/acc1")}
+
+
+def test_evaluations_of_different_checkpoints_or_data_are_different_rows(tmp_path):
+    for number, name in enumerate("abc"):
+        evaluate(tmp_path / "ckpts" / str(number), 80.0 + number, f"{name}.pth")
+        evaluate(tmp_path / "roots" / str(number), 80.0 + number, "a.pth", **{"data.root": f"/{name}"})
+        write_run(tmp_path / "train" / str(number), {"data.root": f"/{name}", "seed": number}, 70.0)
+    assert table(tmp_path / "ckpts") == {"ckpt=a.pth": 1, "ckpt=b.pth": 1, "ckpt=c.pth": 1}
+    assert table(tmp_path / "roots") == {"root=/a": 1, "root=/b": 1, "root=/c": 1}
+    for name in "01":
+        (tmp_path / "roots" / name / "overrides.yaml").write_text(f"[mode=eval, ckpt=a.pth, seed={name}]")
+    assert len(table(tmp_path / "roots")) == 3  # data.root from another run's configuration
+    assert list(table(tmp_path / "train").values()) == [3]  # the same data, wherever each lay
+    both = table(tmp_path / "train", tmp_path / "roots")
+    assert sorted(both.values()) == [1, 1, 1, 3] and all("root=/" in label for label in list(both)[1:])
+
+
+def test_evaluated_run_folders_are_averaged_over_their_seeds(tmp_path):
+    for number in range(4):
+        settings = {"norm.name": ["ln", "bn"][number // 2], "seed": number % 2}
+        ckpt = f"outputs/run-{number}"
+        evaluate(tmp_path / "s" / str(number), 80.0, ckpt, f"{ckpt}/checkpoints/best.pt", **settings)
+    assert table(tmp_path / "s") == {"norm=ln": 2, "norm=bn": 2}
+    evaluate(tmp_path / "s" / "4", 80.0, "published.pth")
+    assert set(table(tmp_path / "s").values()) == {1}  # nothing says what that one is
+    evaluate(tmp_path / "t" / "0", 80.0, "outputs/run-0", "outputs/run-0/checkpoints/best.pt", seed=0)
+    evaluate(tmp_path / "t" / "1", 81.0, "outputs/run-1", "outputs/run-1/checkpoints/best.pt", seed=0)
+    assert table(tmp_path / "t") == {"ckpt=outputs/run-0": 1, "ckpt=outputs/run-1": 1}
+
+
 def test_columns_of_the_same_last_word_keep_the_first():
     assert groups.heads(["recipe.ema.enabled", "data.enabled", "model.name"]) == [
         "recipe.ema.enabled",

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vmamba.compare.points import MEASURES, Point
+from vmamba.compare.points import CKPT, EVALUATED, MEASURES, Point
 from vmamba.config.errors import UserError
 from vmamba.tracking.describe import short
 
@@ -17,7 +17,6 @@ NOISE = (
     "name",
     "outputs",
     "resume",
-    "ckpt",
     "log_every",
     "tracking",
     "tracking.",
@@ -27,7 +26,6 @@ NOISE = (
     "ablation",
     "sweep",
     "device",
-    "data.root",
 )
 
 
@@ -92,16 +90,39 @@ def metric_of(points: list[Point]) -> str:
 
 
 def axes(points: list[Point]) -> list[str]:
-    """The overrides in which the points differ; without any, the configuration's keys in which they differ."""
-    asked = [key for point in points for key in point.asked]
-    keys = [key for key in dict.fromkeys(asked) if not _noise(key)]
-    differing = [key for key in keys if len({point.value(key) for point in points}) > 1]
-    if differing or len(points) < 2:
-        return differing
-    keys = dict.fromkeys(key for point in points for key in point.config)
-    differing = [key for key in keys if not _noise(key) and len({point.value(key) for point in points}) > 1]
+    """The overrides in which the points differ; without any, the configuration's keys in which they differ.
+
+    Evaluations of run folders go by what was trained there, where that tells the checkpoints apart.
+    """
+    asked = _differing(points, [*(key for point in points for key in point.asked), *EVALUATED])
+    if asked and CKPT not in asked:
+        return asked
+    settings = _settings(points)
+    trained = [key for key in settings if key != CKPT]
+    return trained if _told(points, trained) else asked or settings
+
+
+def _differing(points: list[Point], keys: Iterable[str]) -> list[str]:
+    kept = [key for key in dict.fromkeys(keys) if not _noise(key)]
+    return [key for key in kept if len({point.value(key) for point in points}) > 1]
+
+
+def _settings(points: list[Point]) -> list[str]:
+    """The configuration's keys in which the points differ, without those that follow from another model or data set."""
+    differing = _differing(points, [key for point in points for key in point.config])
     named = {key.removesuffix(".name") for key in differing if key.endswith(".name")}
-    return [key for key in differing if key.endswith(".name") or key.partition(".")[0] not in named]
+    return [key for key in differing if key.endswith(".name") or key in EVALUATED or key.partition(".")[0] not in named]
+
+
+def _told(points: list[Point], keys: list[str]) -> bool:
+    """Whether all evaluated checkpoints are run folders' and no two of them have the same values, seed included."""
+    evaluations = [point for point in points if point.evaluates]
+    known: dict[tuple, str] = {}
+    return all(
+        point.of_folder
+        and known.setdefault(tuple(point.value(key) for key in keys), point.value(CKPT)) == point.value(CKPT)
+        for point in evaluations
+    )
 
 
 def group(points: list[Point], keys: list[str], metric: str, baseline: str | None = None) -> list[Group]:

@@ -17,6 +17,8 @@ from vmamba.tracking.describe import flat
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.series import best
 
+CKPT = "ckpt"
+EVALUATED = (CKPT, "data.root")  # these say what an evaluation is of, and nothing of a training run
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times as fast, where PyYAML has it
 # entries of result.json, and what one of them is divided by to be read
 MEASURES = {
@@ -79,8 +81,20 @@ class Point:
         found = {name: self.result.get(name) for name in MEASURES}
         return {name: value / MEASURES[name] for name, value in found.items() if isinstance(value, int | float)}
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether it trained nothing."""
+        return self.config.get("mode") == "eval"
+
+    @property
+    def of_folder(self) -> bool:
+        """Whether it evaluated what lies in a run folder, and not a file that it was given."""
+        return Path(self.result.get(CKPT, "")).name != Path(str(self.config.get(CKPT))).name
+
     def value(self, key: str) -> str:
         """What this run has for the override ``key``: as asked, if all were, else as its configuration says."""
+        if key in EVALUATED and not self.evaluates:
+            return "–"
         if key in self.asked and key not in self.uneven:
             return self.asked[key]
         for name in (key, f"{key}.name", f"{key}.backend"):
