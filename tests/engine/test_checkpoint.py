@@ -86,6 +86,7 @@ STATE = {"weight": torch.arange(6.0).view(2, 3), "bias": torch.zeros(2)}
 OTHER = {key: value + 1 for key, value in STATE.items()}
 
 
+@pytest.mark.parametrize("archive", [True, False])  # torch's format since 1.6, and before
 @pytest.mark.parametrize(
     ("saved", "kind"),
     [
@@ -97,8 +98,8 @@ OTHER = {key: value + 1 for key, value in STATE.items()}
         ({"model": {f"module.{key}": value for key, value in STATE.items()}}, "model"),
     ],
 )
-def test_weights_are_found_in_any_file(tmp_path, saved, kind):
-    torch.save(saved, tmp_path / "file.pth")
+def test_weights_are_found_in_any_file(tmp_path, saved, kind, archive):
+    torch.save(saved, tmp_path / "file.pth", _use_new_zipfile_serialization=archive)
     found = weights.load(tmp_path / "file.pth")
     assert found.kind == kind and found.state.keys() == STATE.keys()
     assert all(torch.equal(found.state[key], STATE[key]) for key in STATE)
@@ -114,7 +115,8 @@ def test_safetensors(tmp_path):
         weights.load(tmp_path / "bad.safetensors")
 
 
-def test_published_file_with_a_yacs_node(tmp_path, monkeypatch):
+@pytest.mark.parametrize("archive", [True, False])
+def test_published_file_with_a_yacs_node(tmp_path, monkeypatch, archive):
     module = types.ModuleType("yacs.config")
 
     class CfgNode(dict):
@@ -126,7 +128,8 @@ def test_published_file_with_a_yacs_node(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "yacs.config", module)
     node = CfgNode(MODEL=CfgNode(NAME="vssm", DEPTHS=[2, 2]))
     node.__dict__["__immutable__"] = True
-    torch.save({"model": STATE, "config": node, "max_accuracy": 82.6, "epoch": 262}, tmp_path / "ckpt.pth")
+    saved = {"model": STATE, "config": node, "max_accuracy": 82.6, "epoch": 262}
+    torch.save(saved, tmp_path / "ckpt.pth", _use_new_zipfile_serialization=archive)
     monkeypatch.delitem(sys.modules, "yacs.config")
     monkeypatch.delitem(sys.modules, "yacs")
     assert torch.equal(weights.load(tmp_path / "ckpt.pth").state["weight"], STATE["weight"])
@@ -137,8 +140,10 @@ class Evil:
         return os.system, ("echo never",)
 
 
-def test_code_in_a_file_is_refused(tmp_path):
-    torch.save({"model": STATE, "extra": Evil()}, tmp_path / "evil.pth")
+@pytest.mark.parametrize("archive", [True, False])
+def test_code_in_a_file_is_refused(tmp_path, archive):
+    saved = {"model": STATE, "extra": Evil()}
+    torch.save(saved, tmp_path / "evil.pth", _use_new_zipfile_serialization=archive)
     with pytest.raises(UserError, match=r"run code when loaded \(posix.system\): refused") as caught:
         weights.load(tmp_path / "evil.pth")
     assert "\n" not in str(caught.value)
@@ -154,6 +159,16 @@ def test_what_is_no_checkpoint(tmp_path, saved, message):
     with pytest.raises(UserError, match=message) as caught:
         weights.load(path)
     assert "\n" not in str(caught.value)
+
+
+def test_an_old_file_cut_short_is_damaged(tmp_path):
+    path = tmp_path / "file.pth"
+    torch.save({"model": STATE}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    for size in (0, 20, len(whole) // 2, len(whole) - 4):
+        path.write_bytes(whole[:size])
+        with pytest.raises(UserError, match="cannot be read"):
+            weights.load(path)
 
 
 def test_misfit_is_one_line_with_counts_and_examples():

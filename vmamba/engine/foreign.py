@@ -1,6 +1,7 @@
 """Weights out of checkpoints that other programs pickled whole, without running anything of theirs."""
 
 import pickle
+import pickletools
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ SAFE = {
     ("torch", "Size"): torch.Size,
     ("torch", "device"): torch.device,
 }
+PICKLES = 4  # that an old file begins with: a magic number, a version, the machine, and the content without its numbers
 
 
 class Inert:
@@ -42,9 +44,13 @@ class _Unpickler(pickle.Unpickler):
     """Knows tensors and plain containers; every other global, class or function, is ``Inert``."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module == "torch" and (name.endswith("Storage") or isinstance(getattr(torch, name, None), torch.dtype)):
-            return getattr(torch, name)
-        return SAFE.get((module, name), Inert)
+        return _known(module, name) or Inert
+
+
+def _known(module: str, name: str) -> Any:
+    if module == "torch" and (name.endswith("Storage") or isinstance(getattr(torch, name, None), torch.dtype)):
+        return getattr(torch, name)
+    return SAFE.get((module, name))
 
 
 class _Pickle:
@@ -64,3 +70,17 @@ def read(path: Path) -> Any:
     For files such as mmengine's, whose training records are pickled objects. Raises some error for a damaged file.
     """
     return torch.load(path, map_location="cpu", pickle_module=_Pickle, weights_only=False)
+
+
+def strangers(path: Path) -> list[str]:
+    """The globals of a file as torch wrote it before 1.6, no archive, that are no tensors or plain containers.
+
+    ValueError for another kind of file.
+    """
+    found: dict[str, None] = {}
+    with open(path, "rb") as file:
+        for _ in range(PICKLES):
+            for code, word, _ in pickletools.genops(file):
+                if code.name == "GLOBAL" and not _known(*word.split(" ", 1)):
+                    found[word.replace(" ", ".")] = None
+    return list(found)

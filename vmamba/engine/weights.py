@@ -12,10 +12,12 @@ from torch import nn
 from vmamba.config.errors import UserError
 from vmamba.engine.checkpoint import first_line, read, steps
 from vmamba.engine.foreign import read as foreign_read
+from vmamba.engine.foreign import strangers
 
 log = logging.getLogger("vmamba")
 EMA = ("ema", "model_ema", "state_dict_ema")
 PLAIN = ("model", "state_dict", "module")
+ZIP = b"PK\x03\x04"  # how torch's files of today begin
 PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -48,8 +50,9 @@ class Found:
 def load(path: str | Path) -> Found:
     """The weights in a file (or the best ones of a run folder), the averaged ones where there are any.
 
-    Takes .safetensors, what torch.load opens with weights-only, and mmengine's checkpoints: a bare state dict, or one
-    under the keys in use (``ema``, ``model_ema``, ``model``, ``state_dict``, ...). Raises UserError for anything else.
+    Takes .safetensors, what torch.load opens with weights-only, archives or older files, and mmengine's checkpoints: a
+    bare state dict, or one under the keys in use (``ema``, ``model_ema``, ``model``, ``state_dict``, ...). Raises
+    UserError for anything else.
     """
     path = find(str(path), "path")
     if path.suffix == ".safetensors":
@@ -86,7 +89,7 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _read(path: Path) -> dict:
     try:
-        foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        foreign = _foreign(path)
         # published training files carry their configuration as a yacs node, a dict by another name
         stand_ins = [(OrderedDict, name) for name in foreign if name.endswith(".CfgNode")]
         if any(name.startswith("mmengine.") for name in foreign):
@@ -107,6 +110,13 @@ def _read(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a checkpoint: expected a dict of weights")
     return content
+
+
+def _foreign(path: Path) -> list[str]:
+    """The names of what a file holds besides tensors and plain values; nothing of it is loaded."""
+    with open(path, "rb") as file:
+        archive = file.read(len(ZIP)) == ZIP
+    return torch.serialization.get_unsafe_globals_in_checkpoint(path) if archive else strangers(path)
 
 
 def _clean(state: dict) -> dict[str, torch.Tensor]:
