@@ -162,6 +162,27 @@ def test_layouts_that_are_not(images, tmp_path):
         train(folder_config(only), tmp_path / "run")
 
 
+@pytest.mark.parametrize(
+    ("size", "reason"),
+    [(0, "empty file"), (700, "empty header"), (1700, "there are none")],  # cut in the header, in the first image
+)
+def test_a_tar_file_that_is_not_whole_is_one_line(images, tmp_path, size, reason):
+    path = tmp_path / "train.tar"
+    with tarfile.open(path, "w") as tar:
+        tar.add(images / "train" / "ant", arcname="ant")
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(UserError, match=rf"train.tar: no images could be read from it \({reason}\)") as caught:
+        train(folder_config(tmp_path), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_class_folders_without_images_are_one_line(tmp_path):
+    (tmp_path / "train" / "ant").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"train: no images could be read from it \(Found 0 images") as caught:
+        train(folder_config(tmp_path), tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
 def test_digits_are_ten():
     cfg = config()
     cfg.data.num_classes = 5

@@ -5,6 +5,7 @@ readers (wds, tfds, hfids). Every misfit of a data set and its configuration is 
 """
 
 import hashlib
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 
 from vmamba.config.errors import UserError
 from vmamba.engine.broken import SkipBroken
+from vmamba.engine.checkpoint import first_line
 from vmamba_tasks.classification import layout
 from vmamba_tasks.classification.synthetic import Synthetic
 
@@ -34,10 +36,7 @@ def open_split(cfg, env, *, train: bool) -> SkipBroken | IterableImageDataset | 
         layout.check_classes(data, digits, train)
         return SkipBroken(digits, ignore=not train)
     kind = data.reader.partition("/")[0].lower()
-    if kind:
-        dataset = _from_reader(cfg, kind, train)
-    else:
-        dataset = create_dataset("", root=str(layout.find(data, train)), search_split=False)
+    dataset = _from_reader(cfg, kind, train) if kind else _from_folder(layout.find(data, train))
     if isinstance(dataset, IterableImageDataset):
         return dataset
     layout.check_classes(data, dataset, train)
@@ -124,6 +123,18 @@ class Images(Dataset):
             label = self.reader.targets[index] if hasattr(self.reader, "targets") else samples[index][1]
             digest.update(f"{name} {label}\n".encode())
         return digest.hexdigest()
+
+
+def _from_folder(place: Path) -> Dataset:
+    """Class folders, or a tar file of them."""
+    try:
+        return create_dataset("", root=str(place), search_split=False)
+    except (OSError, RuntimeError, ValueError, tarfile.TarError) as error:
+        none = "to unpack" in str(error)  # what timm says of a tar file without images
+        reason = "there are none" if none else first_line(error)
+        raise UserError(
+            f"{place}: no images could be read from it ({reason}): check that it is whole; expected {layout.EXPECTED}"
+        ) from None
 
 
 def _from_reader(cfg, kind: str, train: bool) -> Dataset:
