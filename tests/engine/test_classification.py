@@ -121,6 +121,17 @@ def test_many_broken_images_are_refused(images, tmp_path):
         train(folder_config(broken_copy(images, tmp_path, "train", 20)), tmp_path / "run")
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_validation_set_of_broken_images_is_refused(images, tmp_path, workers):
+    cfg = folder_config(broken_copy(images, tmp_path, "val", 15), workers=workers)
+    cfg.mode, cfg.ckpt = "eval", "x"
+    task = TinyTask(cfg, CPU)
+    with pytest.raises(UserError, match=r"of \d+ images read were broken, e.g. .*JPEG: check that") as caught:
+        task.evaluate(task.build_model().eval())
+    task.close()
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -129,6 +129,17 @@ def test_an_unreadable_image_is_skipped_in_training_and_left_out_of_the_score(co
     assert "000000000001.jpg" in caplog.text
 
 
+@pytest.mark.parametrize("task", ["det", "seg"])
+def test_validation_images_that_are_all_unreadable_are_refused(task, coco, ade, tmp_path):
+    root = shutil.copytree(coco if task == "det" else ade, tmp_path / "tree")
+    opened = task_of(words(task, root, root))
+    for path in (root / ("val2017" if task == "det" else "images/validation")).iterdir():
+        path.write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"of \d+ images read were broken, e.g. .*jpg: check that"):
+        opened.evaluate(opened.build_model().eval())
+    opened.close()
+
+
 def test_some_of_a_files_categories_can_be_left_out(coco, caplog):
     caplog.set_level("INFO")
     task = task_of([*DET, f"data.root={coco}", "data.classes=[person,car]", "data.num_classes=2"])

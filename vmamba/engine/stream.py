@@ -6,7 +6,8 @@ is what the loop iterates: it moves the stream to (epoch, batch) and starts the 
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch.multiprocessing as mp
@@ -123,6 +124,18 @@ class EpochLoader:
         finally:
             if self.guard:
                 self.guard.check()
+
+
+def evaluation(loader: Iterable, limit: int | None, guard=None) -> Iterator:
+    """The first ``limit`` batches (None: all); at their end, and where reading fails, ``guard`` is checked."""
+    try:
+        yield from islice(loader, limit)
+    except Exception:  # too many broken images in a row, unless the guard has let them pass
+        if guard:
+            guard.check()
+        raise
+    if guard:
+        guard.check()
 
 
 def close(loader) -> None:

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from vmamba.config.errors import UserError
 from vmamba.config.network import choose
 from vmamba.engine import distributed
-from vmamba.engine.stream import EpochLoader, close
+from vmamba.engine.stream import EpochLoader, close, evaluation
 from vmamba.engine.weights import fit_into, fit_part
 from vmamba_tasks.classification import data, layout, loaders
 from vmamba_tasks.classification.guess import hint
@@ -83,13 +83,10 @@ class Classification:
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         """Every image of the validation set counts once, over all ranks; broken ones (target -1) do not count."""
         sums = torch.zeros(4, dtype=torch.float64, device=self.env.device)  # loss, top 1, top 5, images
-        for number, (images, targets) in enumerate(self.val_loader):
-            if number == self.cfg.limit.eval_batches:
-                break
+        guard = loaders.guard_of(self.val_set)
+        for images, targets in evaluation(self.val_loader, self.cfg.limit.eval_batches, guard):
             images = images.to(self.env.device, non_blocking=True)
             sums += _scores(model(images).float(), targets.to(self.env.device, non_blocking=True))
-        if (guard := loaders.guard_of(self.val_set)) is not None:
-            guard.check()
         loss, top1, top5, images = distributed.all_sum(sums.cpu() if self.env.device.type == "cpu" else sums).tolist()
         if not images:
             raise UserError("the evaluation saw no image: check data.val_split and limit.eval_batches")

@@ -13,7 +13,7 @@ from torch import nn
 
 from vmamba.config.errors import UserError
 from vmamba.engine import distributed
-from vmamba.engine.stream import EpochLoader, close
+from vmamba.engine.stream import EpochLoader, close, evaluation
 from vmamba.engine.weights import fit_into, fit_part
 from vmamba_tasks.dense import base, data, start
 from vmamba_tasks.openmm import extras, parts
@@ -125,15 +125,12 @@ class Dense(ABC):
         """Every readable image of the validation set counts once, over all ranks."""
         metric = parts.metric(self.scope, self.metric_config, self.val_set.read.dataset.metainfo)
         keep = self.cfg.task.pictures if self.env.is_main and not self.seen else 0
-        for number, batch in enumerate(self.val_loader):
-            if number == self.cfg.limit.eval_batches:
-                break
+        for batch in evaluation(self.val_loader, self.cfg.limit.eval_batches, self.val_set):
             if batch is None:
                 continue
             found = self.predict(model, batch)
             metric.process(batch, [sample.to_dict() for sample in found])
             self.seen += [self.sample(one) for one in found[: max(0, keep - len(self.seen))]]
-        self.val_set.check()
         return self._score(metric)
 
     def draw(self, path: Path) -> None:
