@@ -164,8 +164,9 @@ def test_changed_params_of_a_resume_become_a_tag(outputs, make_run, query):
     assert tags["changed_on_resume"] == "seed: 3 -> 4"
 
 
-def test_run_deleted_in_the_store_is_made_again(outputs, make_run, query):
+def test_run_deleted_in_the_store_is_made_again_whole(outputs, make_run, query):
     folder = make_run(outputs / "a")
+    (folder.checkpoints / "step_0000030.pt").write_bytes(b"weights")
     assert sync(folder) == 0
     view = View(folder, f"sqlite:///{outputs / 'mlflow.db'}").open()
     view.client.delete_run(view.run_id)
@@ -174,6 +175,9 @@ def test_run_deleted_in_the_store_is_made_again(outputs, make_run, query):
         ("active", 1),
         ("deleted", 1),
     ]
+    (run,) = view.client.search_runs([view.state["experiment_id"]])
+    assert [data.dataset.name for data in run.inputs.dataset_inputs] == ["digits-train", "digits-val"]
+    assert [model.step for model in run.outputs.model_outputs] == [30]
 
 
 def test_sync_of_a_dead_runs_folder_says_killed(outputs, make_run, query):

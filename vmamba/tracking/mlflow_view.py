@@ -44,7 +44,9 @@ class View:
             name = tracking.get("experiment") or "vmamba"
             self.state["experiment_id"] = store.experiment(self.client, self.uri, name, outputs)
             run = self._find() or self._create(tracking.get("run_name") or describe.run_name(self.folder))
-            if self.state.get("run_id") != run.info.run_id or self.state.get("open", True):
+            if self.state.get("run_id") != run.info.run_id:
+                self.state |= {"data": False, "models": {}, "open": True}  # another run has none of either yet
+            if self.state.get("open", True):
                 steps = {metric.key: metric.step for metric in run.data._metric_objs}
                 self.state |= {"run_id": run.info.run_id, "steps": steps, "read": {}}
             self.state["open"] = True
