@@ -23,6 +23,7 @@ from vmamba.launch import report as reports
 from vmamba.launch.folder import SweepFolder
 from vmamba.launch.points import Point, points
 from vmamba.tracking.folder import ENDED
+from vmamba.tracking.process import alive
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,11 +138,11 @@ def report(folder: Path) -> int:
 
 
 def _interrupt(sweep: SweepFolder, line: dict, row: Point) -> None:
-    pid = sweep.run(line).read_status().get("pid")
+    status = sweep.run(line).read_status()
     if line.get("host") and line["host"] != os.uname().nodename:
         raise UserError(f"point {row.number} runs on {line['host']}: cancel it there")
-    if pid and pool.alive(f"{pid}.0"):
-        os.kill(pid, signal.SIGTERM)
+    if alive(status) and pool.alive(f"{status['pid']}.0"):
+        os.kill(status["pid"], signal.SIGTERM)
 
 
 def _say_search(sweep: SweepFolder, rows: list[Point]) -> None:

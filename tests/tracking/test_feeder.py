@@ -1,6 +1,8 @@
 """The feeder beside a training process: success, failure, SIGKILL, a dead server, Ctrl-C."""
 
+import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,9 +17,10 @@ import pytest
 from vmamba import track
 from vmamba.tracking import follower
 from vmamba.tracking.atomic import read_json
-from vmamba.tracking.feeder import Feeder
+from vmamba.tracking.feeder import Feeder, owner, settle
 from vmamba.tracking.folder import RunFolder
 from vmamba.tracking.mlflow_view import View
+from vmamba.tracking.process import BOOT, born
 from vmamba.tracking.refusals import Busy, NotDelivered
 
 TRAINER = """
@@ -178,3 +181,28 @@ def test_a_store_that_is_too_slow_is_tried_again_at_the_end(outputs, make_run, m
     left += [NotDelivered("no"), NotDelivered("no")]
     assert follower.Follower(folder, over, out).run() == 1 and len(left) == 1
     os.close(out)
+
+
+@pytest.mark.skipif(not BOOT.is_file(), reason="needs Linux's /proc, where a process has its start")
+def test_another_program_of_the_same_number_is_not_the_writer(outputs, make_run, tmp_path):
+    program = tmp_path / "a) R 1"  # its name stands in the midst of /proc/PID/stat
+    program.symlink_to(shutil.which("sleep"))
+    folder = make_run(outputs / "a", state="running")
+    assert folder.read_status()["born"] == born(os.getpid())
+    other = subprocess.Popen([program, "60"])
+    try:
+        own = folder.read_status() | {"pid": other.pid}
+        old = {key: value for key, value in own.items() if key != "born"}
+        for status in (old, own | {"born": None}, own | {"born": born(other.pid)}):
+            folder.status.write_text(json.dumps(status))
+            settle(folder)
+            assert owner(folder) == other.pid and folder.read_status()["state"] == "running"
+        _, start = born(other.pid).split()
+        for other_life in (own["born"], f"another-boot {start}"):
+            folder.status.write_text(json.dumps(own | {"born": other_life}))
+            assert owner(folder) is None
+        settle(folder)
+        assert folder.read_status()["state"] == "killed"
+    finally:
+        other.kill()
+        other.wait()

@@ -11,8 +11,8 @@ from pathlib import Path
 from vmamba.launch import pool, queue
 from vmamba.launch.folder import SweepFolder
 from vmamba.tracking.atomic import read_json
-from vmamba.tracking.feeder import alive
 from vmamba.tracking.folder import ENDED, LOST, RunFolder
+from vmamba.tracking.process import alive
 from vmamba.tracking.series import best
 
 
@@ -95,12 +95,12 @@ def _state(line: dict, status: dict, jobs: dict[str, queue.Job]) -> tuple[str, s
         job = jobs.get(line["job"])
         return (said, status.get("error", "")) if job is None else job.judge(said, status.get("error", ""))
     here = line.get("host", socket.gethostname()) == socket.gethostname()
-    between = said == "killed" and (status.get("error") == LOST or alive(status.get("pid")))
+    between = said == "killed" and (status.get("error") == LOST or alive(status))
     if here and between and pool.alive(line["job"]):
         return "running", ""  # whoever hands out the points is about to put it back in the queue, or to end it for good
     if said == "killed" or not here or pool.alive(line["job"]):
         return said, status.get("error", "") if said == "killed" else ""
-    if said == "running" and alive(status.get("pid")):
+    if said == "running" and alive(status):
         return "running", ""
     return "killed", LOST if said == "running" else "the process that was to run it is gone"
 

@@ -17,6 +17,7 @@ from typing import Any
 from vmamba.tracking import curves
 from vmamba.tracking.atomic import read_json, write_json
 from vmamba.tracking.folder import LOST, RunFolder
+from vmamba.tracking.process import alive
 
 log = logging.getLogger("vmamba")
 OVER = b"over\n"
@@ -114,7 +115,7 @@ def settle(folder: RunFolder, pid: int | None = None) -> None:
     status = folder.read_status()
     if status.get("state") != "running" or status.get("host") != socket.gethostname():
         return
-    if status.get("pid") == pid or not alive(status.get("pid")):
+    if status.get("pid") == pid or not alive(status):
         folder.write_status("killed", error=LOST)
         if folder.metrics.is_file():
             curves.draw(folder)
@@ -125,22 +126,9 @@ def owner(folder: RunFolder) -> int | None:
     status = folder.read_status()
     pid = status.get("pid")
     here = status.get("state") == "running" and status.get("host") == socket.gethostname()
-    return pid if here and pid != os.getpid() and alive(pid) else None
+    return pid if here and pid != os.getpid() and alive(status) else None
 
 
 def note(folder: RunFolder, delivered: bool, message: str) -> None:
     """Leaves word of the last delivery in ``mlflow.json``, beside the notes on the stores."""
     write_json(folder.mlflow, read_json(folder.mlflow) | {"delivered": delivered, "message": message})
-
-
-def alive(pid: int | None) -> bool:
-    """Whether there is such a process on this machine, whosoever it is."""
-    if not pid:
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -18,11 +18,13 @@ import yaml
 
 from vmamba.config.errors import UserError
 from vmamba.tracking.atomic import no_space, plain, read_json, replacing, write_json, write_text
+from vmamba.tracking.process import born
 
 ENDED = ("finished", "failed", "killed")
 LOST = "the process ended without a word (SIGKILL, or out of memory)"
 STATES = ("queued", "running", *ENDED)
 KEPT = ("uid", "created", "preempted", "stuck", "at", "attempt")  # entries of status.json that stay whatever happens
+WRITER = ("started", "pid", "born", "host")  # those that say who wrote "running" last
 SYNC_SECONDS = 5.0
 
 
@@ -101,15 +103,16 @@ class RunFolder:
     def write_status(self, state: str, **info: Any) -> None:
         """Writes how the run stands: one of ``STATES``, with what the caller has to say (``error="…"``).
 
-        ``running`` notes process, host and start time, ``queued`` that nothing has ended; the others note the end.
+        ``running`` notes process, host and when both started, ``queued`` that nothing has ended; others note the end.
         """
         if state not in STATES:
             raise ValueError(f"state {state!r}: choose from {', '.join(STATES)}")
         now, old = time.time(), read_json(self.status)
-        kept = {key: old[key] for key in (*KEPT, "started", "pid", "host") if key in old}
+        kept = {key: old[key] for key in (*KEPT, *WRITER) if key in old}
         status = {"state": state, "uid": uuid.uuid4().hex, "created": now} | kept
         if state == "running":
-            status |= {"started": now, "pid": os.getpid(), "host": socket.gethostname()}
+            pid = os.getpid()
+            status |= {"started": now, "pid": pid, "born": born(pid), "host": socket.gethostname()}
         elif state != "queued":
             status["ended"] = now
         write_json(self.status, status | info)
