@@ -131,10 +131,10 @@ def evaluation(loader: Iterable, limit: int | None, guard=None) -> Iterator:
     try:
         yield from islice(loader, limit)
     except Exception:  # too many broken images in a row, unless the guard has let them pass
-        if guard:
+        if guard is not None:
             guard.check()
         raise
-    if guard:
+    if guard is not None:
         guard.check()
 
 
