@@ -68,9 +68,12 @@ def test_resuming_goes_on_in_the_same_folder(tmp_path):
     assert json.loads((folder / "result.json").read_text())["steps"] == 4
     steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(steps) and max(steps) == 4
-    done = vmamba(tmp_path, "--resume", str(folder), "recipe.optimizer=adamww")
-    assert done.returncode == 2 and "recipe.optimizer=adamww" in done.stdout
-    assert json.loads((folder / "status.json").read_text())["state"] == "finished"
+    names = ("config.yaml", "overrides.yaml", "manifest.json", "status.json", "metrics.jsonl", "result.json")
+    before = [(folder / name).read_text() for name in names]
+    for mistake in ("recipe.optimizer=adamww", "recipe.optimizer=sgd", "model.d_state=2"):  # two while it starts
+        done = vmamba(tmp_path, "--resume", str(folder), mistake)
+        assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
+        assert [(folder / name).read_text() for name in names] == before, mistake
     (folder / "run.log").unlink()
     (folder / "run.log").mkdir()
     done = vmamba(tmp_path, "--resume", str(folder))

@@ -14,8 +14,9 @@ from vmamba.config import rules
 from vmamba.config.compose import validate
 from vmamba.config.errors import UserError
 from vmamba.tracking import curves
+from vmamba.tracking.atomic import write_text
 from vmamba.tracking.feeder import Feeder, Outcome, owner
-from vmamba.tracking.folder import RunFolder
+from vmamba.tracking.folder import ENDED, RunFolder
 
 log = logging.getLogger("vmamba")
 
@@ -78,6 +79,7 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
             folder.write_status("failed", error=str(mistake))
         forget(folder.path)
         sys.exit(2)
+    before = _ended(folder)
     folder.create()
     folder.write_config(cfg, overrides)
     folder.write_status("running")
@@ -100,10 +102,23 @@ def _recorded(cfg: DictConfig, run, folder: RunFolder, env, overrides: list[str]
         if folder.metrics.is_file():
             curves.draw(folder)
         folder.write_status(state, **({"error": error} if error else {}))
+        if code == 2 and before.get(folder.metrics) == _texts(folder.metrics).get(folder.metrics):
+            for path, text in before.items():  # a mistake typed at a run that had ended: it is what it was
+                write_text(path, text)
         _last_lines(folder, result, feeder.finish(5.0 if state == "killed" else 20.0))
     if code:
         sys.exit(code)
     return result["best"].get(run.task.metric)
+
+
+def _ended(folder: RunFolder) -> dict[Path, str]:
+    """The records of a run that has ended, which another start writes anew; nothing of any other."""
+    paths = (folder.config, folder.overrides, folder.manifest, folder.status, folder.metrics)
+    return _texts(*paths) if folder.read_status().get("state") in ENDED else {}
+
+
+def _texts(*paths: Path) -> dict[Path, str]:
+    return {path: path.read_text() for path in paths if path.is_file()}
 
 
 def _unrecorded(run, folder: RunFolder, env) -> None:
