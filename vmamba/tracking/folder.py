@@ -188,7 +188,7 @@ class MetricsWriter:
         if not self.path.is_file():
             return
         lines = self.path.read_bytes().splitlines(keepends=True)
-        kept = [_counted(line, here) for line in lines if _keep(line, resume_step)]
+        kept = [kept for line in lines if (kept := _kept(line, resume_step, here))]
         if kept != lines:
             with replacing(self.path) as temp:
                 temp.write_bytes(b"".join(kept))
@@ -241,14 +241,12 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _counted(line: bytes, here: Callable[[int], int]) -> bytes:
-    """A record's line with its step by ``here``; the same bytes where that is the same number."""
-    record = json.loads(line)
-    if (step := here(record["step"])) == record["step"]:
-        return line
-    return json.dumps(record | {"step": step}).encode() + b"\n"
-
-
-def _keep(line: bytes, resume_step: int | None) -> bool:
+def _kept(line: bytes, resume_step: int | None, here: Callable[[int], int]) -> bytes:
+    """The line with its step by ``here``, the same bytes where that is the same number; empty for one to be dropped."""
     record = parse(line)
-    return record is not None and (resume_step is None or record["step"] <= resume_step)
+    if record is None or (resume_step is not None and record["step"] > resume_step):
+        return b""
+    step = here(record["step"])
+    if step == record["step"]:
+        return line
+    return json.dumps(json.loads(line) | {"step": step}).encode() + b"\n"
