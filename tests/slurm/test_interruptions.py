@@ -46,7 +46,7 @@ class Story:
 @pytest.fixture(scope="module")
 def story(project) -> Story:
     _write_points(project.folder)
-    nap = "+model.kwargs.nap=0.8"  # the points must not be through before the last of these sweeps is submitted
+    nap = "+model.kwargs.nap=1.2"  # the points must not be through before the last of these sweeps is submitted
     # so that only the two-node job, and on n5 the tracked sweep, is in the way of a job that preempts
     here, there = "launcher.exclude='n[3-5]'", ["launcher.partition=low", "+launcher.sbatch={nodelist:n5}"]
     ends = _submit(project, "ablation=ends", "name=ends", nap, here)
@@ -62,7 +62,7 @@ def story(project) -> Story:
         here,
         *_container(project),
     )
-    tracked = _submit(project, "-m", "seed=1,2", "name=tracked", "+model.kwargs.nap=0.5", "tracking=mlflow", *there)
+    tracked = _submit(project, "-m", "seed=1,2", "name=tracked", "+model.kwargs.nap=1.5", "tracking=mlflow", *there)
     _spoil(project.checkout)
     jobs = {name: ends.latest()[number]["job"] for number, name in enumerate(POINTS)}
     say = project.cluster.say
