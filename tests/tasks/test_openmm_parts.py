@@ -37,6 +37,43 @@ def test_a_network_of_timm_as_backbone(name, normed):
     assert all(p.grad is not None for p in network.parameters())
 
 
+def test_swin_is_mmdets_on_maps_of_any_size():
+    """A size that is whole windows in no stage, one that is in the first, and the classifier's own."""
+    from mmdet.models.backbones.swin import SwinTransformer
+
+    ours = backbones.TimmBackbone("swin_tiny_patch4_window7_224", embed_dim=8, num_heads=[1, 2, 4, 8]).eval()
+    theirs = SwinTransformer(embed_dims=8, depths=(2, 2, 6, 2), num_heads=(1, 2, 4, 8))
+    theirs.eval()
+    generator = torch.Generator().manual_seed(0)
+    for weight in ours.parameters():
+        weight.data.normal_(std=0.2, generator=generator)
+    theirs.load_state_dict(theirs.state_dict() | dict(map(mmdets, *zip(*ours.state_dict().items(), strict=True))))
+    for size in ((320, 448), (250, 333), (224, 224)):
+        image = torch.rand(1, 3, *size, generator=generator)
+        with torch.no_grad():
+            for found, expected in zip(ours(image), theirs(image), strict=True):
+                torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+RENAMED = {
+    "patch_embed.proj.": "patch_embed.projection.", ".attn.": ".attn.w_msa.", ".mlp.fc1.": ".ffn.layers.0.0.",
+    ".mlp.fc2.": ".ffn.layers.1.",
+}  # fmt: skip
+
+
+def mmdets(name: str, weight: torch.Tensor) -> tuple[str, torch.Tensor]:
+    """A weight of timm's Swin as mmdet has it, whose stages end in the merging that timm's begin with."""
+    name = name.removeprefix("body.").removeprefix("out")
+    for old, new in RENAMED.items():
+        name = name.replace(old, new)
+    if name.startswith("layers."):
+        _, stage, rest = name.split(".", 2)
+        name = f"stages.{int(stage) - rest.startswith('downsample')}.{rest}"
+    if ".downsample." in name:  # the four neighbours: column, row, channel there; channel, row, column here
+        weight = weight.unflatten(-1, (2, 2, -1)).transpose(-1, -3).flatten(-3)
+    return name, weight
+
+
 @pytest.mark.parametrize("name", ["deit_small_patch16_224", "no_such_net"])
 def test_a_network_that_is_no_backbone_gets_one_line(name):
     with pytest.raises(UserError, match=rf"model.name={name}") as caught:

@@ -10,6 +10,7 @@ from typing import Any
 import timm
 from mmengine.registry import MODELS
 from timm.layers import LayerNorm2d
+from timm.models import swin_transformer, swin_transformer_v2
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -66,14 +67,42 @@ class TimmBackbone(nn.Module):
         return tuple(getattr(self, f"outnorm{i}")(maps[i]) if self.normed else maps[i] for i in self.out_indices)
 
 
+class PadsFirst:
+    """Mixed into timm's Swin blocks: a map that is not of whole windows is padded, then shifted, as in mmdet.
+
+    timm shifts first. Its mask, made for the padded map, then lets opposite edges of the map attend to each other.
+    """
+
+    def _attn(self, x: Tensor) -> Tensor:
+        height, width = x.shape[1:3]
+        bottom, right = (-side % window for side, window in zip((height, width), self.window_size, strict=True))
+        if bottom or right:
+            x = pad(x, (0, 0, 0, right, 0, bottom))
+        return super()._attn(x)[:, :height, :width]
+
+
+class SwinBlock(PadsFirst, swin_transformer.SwinTransformerBlock):
+    """Swin's."""
+
+
+class SwinV2Block(PadsFirst, swin_transformer_v2.SwinTransformerV2Block):
+    """Swin V2's."""
+
+
+PADDED = {block.__mro__[2]: block for block in (SwinBlock, SwinV2Block)}
+
+
 def body(name: str, **kwargs: Any) -> tuple[nn.Module, list[int]]:
     """timm's network without classifier, and the channels of its last four scales."""
-    if name.startswith("swin"):
-        kwargs = {"strict_img_size": False} | kwargs
+    if name.startswith("swin"):  # its last map is one window at 224 x 224, and timm would never shift it
+        kwargs = {"strict_img_size": False, "always_partition": True} | kwargs
     try:
         network = timm.create_model(name, num_classes=0, **kwargs)
     except (RuntimeError, TypeError) as error:
         raise UserError(f"model.name={name}, model.kwargs={kwargs}: timm cannot build it ({error})") from None
+    for module in network.modules():
+        if type(module) in PADDED:
+            module.__class__ = PADDED[type(module)]
     scales = [(found["reduction"], found["num_chs"]) for found in getattr(network, "feature_info", [])][-STAGES:]
     if len({reduction for reduction, _ in scales}) < STAGES or not hasattr(network, "forward_intermediates"):
         raise UserError(
