@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,6 +86,52 @@ def test_published_recipes_are_written_as_they_are(words, expected, tmp_path, mo
         assert cfg.train_cfg.max_iters == expected["length"] and (main_part.type, main_part.begin) == ("PolyLR", 1500)
         assert cfg.tta_model.type == "SegTTAModel" and cfg.tta_pipeline[-1].type == "TestTimeAug"
     assert path.read_text().startswith("# python -m vmamba.export_config " + words[0])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task=det"],  # data=scenes: a warm-up of half an epoch
+        ["task=det", "recipe.accumulate=3"],
+        ["task=det", "recipe.warmup_steps=0"],
+        ["task=seg", "recipe=upernet_160k", "recipe.iters=400", "recipe.warmup_steps=100"],
+        ["task=seg", "recipe=upernet_160k", "recipe.iters=400", "recipe.warmup_steps=100", "recipe.accumulate=4"],
+        ["task=seg", "recipe.loop=iters", "recipe.iters=400", "recipe.warmup=90", "recipe.accumulate=2"],
+        ["task=seg", "recipe.loop=iters", "recipe.iters=40", "recipe.schedule=step", "recipe.milestones=[20,30]",
+         "recipe.warmup=0", "recipe.accumulate=2"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_the_runner_trains_as_long_and_at_the_same_rates(words, few, tmp_path):
+    """To 4 %, as timm warms up for an update more, and in micro-steps a ramp is a little shorter."""
+    import torch
+    from mmengine.config import Config
+    from mmengine.runner import Runner
+
+    from vmamba.config.compose import compose
+    from vmamba.engine import optim
+    from vmamba.engine.plan import Plan
+
+    words, batches = [*words, f"data.root={few}", *NANO], 60  # in an epoch
+    cfg, found = compose(words)[0], Config.fromfile(write(words, tmp_path / "out.py"), import_custom_modules=False)
+    recipe, plan = cfg.recipe, Plan.make(cfg, batches)
+    ours, theirs = (torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=recipe.lr) for _ in range(2))
+    schedule = optim.schedule(ours, recipe, recipe.batch_size, plan.total, plan.warmup, plan.unit)
+    length = found.train_cfg.get("max_iters") or found.train_cfg.max_epochs * batches
+    assert length == plan.total * recipe.accumulate
+
+    stub = SimpleNamespace(train_dataloader=range(batches), _train_loop=None)
+    schedulers = Runner._build_param_scheduler(stub, found.param_scheduler, theirs)
+    rates = []
+    for iteration in range(length):
+        rates.append(theirs.param_groups[0]["lr"])
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or (iteration + 1) % batches == 0:
+                scheduler.step()
+    for update in range(plan.total):
+        schedule.step_update(update)
+        rate = rates[update * recipe.accumulate]
+        assert rate == pytest.approx(ours.param_groups[0]["lr"], abs=0.04 * recipe.lr), update
 
 
 def test_a_start_from_a_classifier_is_converted(tmp_path, few):

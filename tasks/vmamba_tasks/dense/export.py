@@ -96,8 +96,14 @@ def _loop(cfg) -> Config:
     if recipe.loop == "epochs":
         train = {"type": "EpochBasedTrainLoop", "max_epochs": recipe.epochs, "val_interval": recipe.eval_every}
     else:
-        train = {"type": "IterBasedTrainLoop", "max_iters": recipe.iters, "val_interval": recipe.eval_every}
+        length, every = (_iterations(recipe, updates) for updates in (recipe.iters, recipe.eval_every))
+        train = {"type": "IterBasedTrainLoop", "max_iters": length, "val_interval": every}
     return {"train_cfg": train, "val_cfg": {"type": "ValLoop"}, "test_cfg": {"type": "TestLoop"}}
+
+
+def _iterations(recipe, updates: int) -> int:
+    """So many updates as mmengine counts them: in micro-steps."""
+    return updates * recipe.accumulate
 
 
 def _optimizer(recipe) -> Config:
@@ -127,20 +133,21 @@ def _rate(recipe) -> float:
 def _schedule(recipe) -> list[Config]:
     """Warm-up, then the recipe's shape, in epochs (converted to iterations by mmengine) or iterations."""
     by_epoch = recipe.loop == "epochs"
-    length = recipe.epochs if by_epoch else recipe.iters
+    length = recipe.epochs if by_epoch else _iterations(recipe, recipe.iters)
+    warmup = recipe.warmup if by_epoch else _iterations(recipe, round(recipe.warmup))  # of an epoch a part will do
     first, parts = 0, []
     in_epochs = {"by_epoch": True, "convert_to_iter_based": True} if by_epoch else {"by_epoch": False}
     factor = recipe.warmup_factor if recipe.warmup_factor is not None else recipe.warmup_lr / recipe.lr
     if recipe.warmup_steps:
-        parts.append(
-            {"type": "LinearLR", "start_factor": factor, "by_epoch": False, "begin": 0, "end": recipe.warmup_steps}
-        )
-        first = 0 if by_epoch else recipe.warmup_steps
-    elif recipe.warmup:
-        first = round(recipe.warmup)
+        steps = _iterations(recipe, recipe.warmup_steps)
+        parts.append({"type": "LinearLR", "start_factor": factor, "by_epoch": False, "begin": 0, "end": steps})
+        first = 0 if by_epoch else steps
+    elif recipe.warmup_steps is None and warmup:
+        first = warmup
         parts.append({"type": "LinearLR", "start_factor": factor, **in_epochs, "begin": 0, "end": first})
     if recipe.schedule == "step":
-        steps = {"milestones": list(recipe.milestones), "gamma": recipe.gamma}
+        milestones = [one if by_epoch else _iterations(recipe, one) for one in recipe.milestones]
+        steps = {"milestones": milestones, "gamma": recipe.gamma}
         return [*parts, {"type": "MultiStepLR", "by_epoch": by_epoch, "begin": 0, "end": length, **steps}]
     least = recipe.min_lr / recipe.lr * _rate(recipe)
     shape = {
@@ -158,11 +165,15 @@ def _runtime(cfg, scope: str) -> Config:
     return {
         "default_hooks": {
             "timer": {"type": "IterTimerHook"},
-            "logger": {"type": "LoggerHook", "interval": cfg.log_every, "log_metric_by_epoch": by_epoch},
+            "logger": {
+                "type": "LoggerHook", "interval": _iterations(cfg.recipe, cfg.log_every),
+                "log_metric_by_epoch": by_epoch,
+            },
             "param_scheduler": {"type": "ParamSchedulerHook"},
             "checkpoint": {
                 "type": "CheckpointHook", "by_epoch": by_epoch,
-                "interval": cfg.checkpoint.every_epochs if by_epoch else cfg.recipe.eval_every, "max_keep_ckpts": 3,
+                "interval": cfg.checkpoint.every_epochs if by_epoch else _iterations(cfg.recipe, cfg.recipe.eval_every),
+                "max_keep_ckpts": 3,
             },
             "sampler_seed": {"type": "DistSamplerSeedHook"},
             "visualization": {"type": f"{visual}VisualizationHook"},
