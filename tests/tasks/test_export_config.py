@@ -134,6 +134,19 @@ def test_the_runner_trains_as_long_and_at_the_same_rates(words, few, tmp_path):
         assert rate == pytest.approx(ours.param_groups[0]["lr"], abs=0.04 * recipe.lr), update
 
 
+def test_sgd_keeps_its_momentum(few, tmp_path):
+    from mmengine.config import Config
+    from torch import nn
+
+    from vmamba.config.compose import compose
+    from vmamba.engine import optim
+
+    words = ["task=seg", f"data.root={few}", *NANO, "recipe.optimizer=sgd"]
+    found = Config.fromfile(write(words, tmp_path / "out.py"), import_custom_modules=False).optim_wrapper.optimizer
+    own = optim.optimizer(nn.Linear(1, 1), compose(words)[0].recipe, 2, "cpu").defaults
+    assert (found.momentum, found.nesterov) == (own["momentum"], own["nesterov"])
+
+
 def test_a_start_from_a_classifier_is_converted(tmp_path, few):
     import torch
     from mmengine.config import Config

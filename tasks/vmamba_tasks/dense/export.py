@@ -12,6 +12,7 @@ from vmamba_tasks.openmm.tuples import with_tuples
 
 IMPORTS = [f"vmamba_tasks.openmm.{name}" for name in ("backbones", "loading", "stock")]
 OPTIMIZERS = {"adamw": "AdamW", "adam": "Adam", "sgd": "SGD"}
+MOMENTUM = {"momentum": 0.9, "nesterov": True}  # what timm's sgd has
 Config = dict[str, Any]
 
 
@@ -112,6 +113,8 @@ def _optimizer(recipe) -> Config:
     chosen = {"type": OPTIMIZERS[recipe.optimizer], "lr": _rate(recipe), "weight_decay": recipe.weight_decay}
     if recipe.optimizer.startswith("adam"):
         chosen |= {"betas": list(recipe.betas), "eps": recipe.eps}
+    else:
+        chosen |= MOMENTUM
     if recipe.no_decay is None:
         groups = {"norm_decay_mult": 0.0, "bias_decay_mult": 0.0}
     else:
