@@ -4,6 +4,7 @@ No torch in here. ``prefix`` is what stands before a field's name where the user
 """
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from numbers import Real
 from typing import Any
 
@@ -61,7 +62,7 @@ def check_shape(fields: Mapping[str, Any], prefix: str = "") -> None:
         if not isinstance(value, int) or value < least:
             raise UserError(f"{prefix}{name}={value}: must be a whole number of at least {least}")
     for name in ("ssm_ratio", "mlp_ratio"):
-        if not isinstance(fields[name], Real):
+        if not isinstance(fields[name], Real) or not isfinite(fields[name]):
             raise UserError(f"{prefix}{name}={fields[name]}: must be a number")
     _check_stages(fields, prefix)
     _check_branches(fields, prefix)

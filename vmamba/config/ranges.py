@@ -21,16 +21,20 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], Keys]] = {
             "model.num_classes",
             "data.num_classes", "data.in_chans", "data.img_size", "data.eval_batch", "data.map_classes",
             "recipe.epochs", "recipe.batch_size", "recipe.accumulate", "recipe.eval_every", "recipe.augment.recount",
+            "recipe.det.channels", "recipe.det.hidden", "recipe.det.anchor_scale", "recipe.det.nms_pre",
+            "recipe.det.proposals", "recipe.det.rpn_samples", "recipe.det.roi_samples",
+            "recipe.seg.crop", "recipe.seg.channels", "recipe.seg.aux_channels",
             "launcher.nodes", "launcher.cpus", "launcher.time", "launcher.parallel", "launcher.tasks",
         ),
     ),
     "must not be negative": (
         lambda value: 0 <= value < inf,
         (
-            "seed", "checkpoint.every_epochs", "checkpoint.every_steps", "data.workers",
+            "seed", "search.seed", "checkpoint.every_epochs", "checkpoint.every_steps", "data.workers", "task.pictures",
             "recipe.lr_batch", "recipe.min_lr", "recipe.warmup_lr", "recipe.warmup", "recipe.warmup_steps",
             "recipe.weight_decay", "recipe.eps", "recipe.clip_grad", "recipe.power",
             "recipe.augment.color_jitter", "recipe.augment.mixup", "recipe.augment.cutmix",
+            "recipe.det.min_size", "recipe.det.mask_convs", "recipe.seg.init_std",
             "launcher.gpus", "launcher.requeues", "launcher.memory",
         ),
     ),
@@ -43,9 +47,10 @@ NUMBERS: dict[str, tuple[Callable[[float], bool], Keys]] = {
         (
             "recipe.augment.hflip", "recipe.augment.reprob",
             "recipe.augment.mixup_prob", "recipe.augment.mixup_switch_prob",
+            "recipe.det.flip", "recipe.seg.flip", "recipe.seg.cat_max_ratio",
         ),
     ),
-    "must be in [0, 1)": (lambda value: 0 <= value < 1, ("model.drop_path", "recipe.smoothing")),
+    "must be in [0, 1)": (lambda value: 0 <= value < 1, ("model.drop_path", "recipe.smoothing", "recipe.seg.dropout")),
     "must be in (0, 1)": (lambda value: 0 < value < 1, ("recipe.ema.decay",)),
 }  # fmt: skip
 
@@ -62,6 +67,26 @@ LISTS: dict[str, tuple[Callable[[Sequence[float]], bool], Keys]] = {
     "two numbers in [0, 1)": (
         lambda pair: len(pair) == 2 and all(0 <= value < 1 for value in pair),
         ("recipe.betas",),
+    ),
+    "two sides in pixels, the longest and the shortest": (
+        lambda pair: len(pair) == 2 and min(pair) >= 1,
+        ("recipe.det.scale", "recipe.seg.scale"),
+    ),
+    "two sides in pixels, the smaller first": (
+        lambda pair: len(pair) == 2 and 1 <= pair[0] <= pair[1],
+        ("recipe.det.crop_range",),
+    ),
+    "two factors of the scale, the smaller first, above 0": (
+        lambda pair: len(pair) == 2 and 0 < pair[0] <= pair[1] < inf,
+        ("recipe.seg.ratio",),
+    ),
+    "one factor of the image's size or more, each above 0": (
+        lambda factors: len(factors) > 0 and all(0 < value < inf for value in factors),
+        ("recipe.seg.tta_ratios",),
+    ),
+    "whole numbers of at least 1": (
+        lambda values: all(value >= 1 for value in values),
+        ("recipe.milestones", "recipe.det.short_sides", "recipe.det.crop_sides"),
     ),
 }
 
