@@ -133,6 +133,14 @@ def test_scaling_small_form_adds_to_the_days_table_and_draws_it(tmp_path):
     assert next(tmp_path.glob("scaling_cpu-*.png")).stat().st_size > 10_000
 
 
+def test_a_row_measured_again_with_other_launches_is_there_once(tmp_path):
+    for launches in (843, 850):  # as on a GPU, where they are counted
+        rows = [{"task": "det", "model": "tiny", "batch": 1, "ms": 46.9, "launches": launches}]
+        path = report.save("dense", "H100", rows, tmp_path, {"amp": "bf16"}, add=True)
+    (row,) = report.read(path)
+    assert row["launches"] == 850
+
+
 def test_engine_small_form(tmp_path):
     assert main(["engine", "--small", "--device", "cpu", "--out", str(tmp_path)]) == 0
     (row,) = report.read(next(tmp_path.glob("engine_cpu-*.csv")))

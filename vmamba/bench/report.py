@@ -13,7 +13,7 @@ from typing import Any
 from vmamba.tracking import store
 
 Row = dict[str, Any]
-FOUND = ("note", "largest")  # columns of text that a measurement gave
+FOUND = ("note", "largest", "launches")  # columns of text or whole numbers that a measurement gave
 
 
 def collect(coming: Iterable[Row]) -> tuple[list[Row], bool]:
