@@ -111,6 +111,16 @@ def test_more_classes_in_the_maps_than_in_the_model(ade):
     refused([*SEG, f"data.root={ade}", "model.depths=[1,1,1]", "model.dims=[8,8,8]"], ["4 stages"])
 
 
+def test_more_classes_than_a_byte_tells_apart(ade):
+    """mmseg would take class 256 of a 16-bit map for class 0."""
+    for classes, zero, most in ((256, "false", 255), (255, "true", 254)):
+        told = [f"data.classes={[f'c{n}' for n in range(classes)]}", f"data.num_classes={classes}"]
+        refused(
+            [*SEG, f"data.root={ade}", *told, f"data.reduce_zero_label={zero}"],
+            [f"data.num_classes={classes}", f"{most} classes apart at most"],
+        )
+
+
 def refused(words: list[str], parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         task_of(words)

@@ -35,7 +35,16 @@ def maps(cfg) -> None:
 
 
 def _check_names(cfg) -> None:
-    """A metric over another number of classes than the model's would leave some out without a word."""
+    """A metric over another number of classes than the model's would leave some out without a word.
+
+    So would mmseg, which reads every map as bytes, of which 255 (and 0, where it stands for none) is no class.
+    """
+    if num_classes(cfg) > (most := IGNORED - cfg.data.reduce_zero_label):
+        key = "data.map_classes" if cfg.data.map_classes else "data.num_classes"
+        raise UserError(
+            f"{key}={num_classes(cfg)}: class maps are read as bytes, which tell {most} classes apart at most: join or "
+            "leave out some"
+        )
     named = len(names(cfg.data)) if cfg.data.classes else ADE20K
     if named != num_classes(cfg):
         whose = "data.classes" if cfg.data.classes else "ADE20K, whose names are taken without data.classes,"
