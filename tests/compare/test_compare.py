@@ -100,6 +100,14 @@ def test_evaluated_run_folders_are_averaged_over_their_seeds(tmp_path):
     assert table(tmp_path / "t") == {"ckpt=outputs/run-0": 1, "ckpt=outputs/run-1": 1}
 
 
+def test_a_row_of_lists_can_be_the_baseline(tmp_path, capsys):
+    for number, depths in enumerate(([2, 2, 8, 2], [2, 2, 5, 2])):
+        write_run(tmp_path / str(number), {"model.depths": depths, "norm": "ln" if number else "bn"}, 80.0 + number)
+    for wanted in ("depths=[2,2,5,2]", "norm=ln, model.depths=[2, 2, 5, 2]"):
+        assert main([str(tmp_path), "--baseline", wanted, "--out", str(tmp_path / "out")]) == 0
+        assert "Best is the baseline, depths=[2, 2, 5, 2], norm=ln" in capsys.readouterr().out
+
+
 def test_columns_of_the_same_last_word_keep_the_first():
     assert groups.heads(["recipe.ema.enabled", "data.enabled", "model.name"]) == [
         "recipe.ema.enabled",

@@ -1,16 +1,18 @@
 """Points that differ in their seed alone, as one row: mean, spread, and the difference to a baseline."""
 
 import math
+import re
 import statistics
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from vmamba.compare.points import CKPT, EVALUATED, MEASURES, Point
+from vmamba.compare.points import CKPT, EVALUATED, MEASURES, Point, split
 from vmamba.config.errors import UserError
 from vmamba.tracking.describe import short
 
 SEED = "seed"
+COMMA = re.compile(r",(?![^\[]*\])")  # but for those within a list
 LABELLED = 4  # values in a row's label, at most
 # what differs between any two runs and says nothing about them
 NOISE = (
@@ -156,7 +158,7 @@ def _noise(key: str) -> bool:
 def _baseline(rows: list[Group], wanted: str | None) -> Group:
     if wanted is None:
         return next((row for row in rows if row.scores), rows[0])
-    pairs = dict(part.strip().partition("=")[::2] for part in wanted.split(","))
+    pairs = dict(split(part.strip()) for part in COMMA.split(wanted))
     fits = [row for row in rows if all(_has(row, key, value) for key, value in pairs.items())]
     if len(fits) != 1:
         what = "no row" if not fits else f"{len(fits)} rows"

@@ -145,7 +145,7 @@ def read(path: Path) -> Point:
     point = Point(folder.name, folder, {}, {}, status.get("state", "absent"), status.get("error", ""))
     try:
         point.config = flat(_load(folder.config) or {})
-        point.asked = dict(_split(word) for word in _load(folder.overrides) or [])
+        point.asked = dict(split(word) for word in _load(folder.overrides) or [])
         point.result = read_json(folder.result)
     except (yaml.YAMLError, ValueError, TypeError, UserError) as error:
         point.error = f"{path}: not readable ({str(error).splitlines()[0]})"
@@ -188,7 +188,8 @@ def _load(path: Path):
     return yaml.load(path.read_text(encoding="utf-8"), LOADER) if path.is_file() else None
 
 
-def _split(word: str) -> tuple[str, str]:
+def split(word: str) -> tuple[str, str]:
+    """The key and the value of ``key=value``, the value as it is compared."""
     key, _, value = str(word).partition("=")
     with suppress(yaml.YAMLError):  # Hydra's grammar is wider than YAML's: what is not YAML is compared as written
         value = _text(yaml.load(value, LOADER))  # so that [1,2] is the configuration's [1, 2]
