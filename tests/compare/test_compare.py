@@ -108,6 +108,14 @@ def test_a_row_of_lists_can_be_the_baseline(tmp_path, capsys):
         assert "Best is the baseline, depths=[2, 2, 5, 2], norm=ln" in capsys.readouterr().out
 
 
+def test_seeds_of_one_score_are_not_called_one_seed(tmp_path):
+    for number, score in enumerate((90.0, 90.0, 95.0, 95.0, 80.0)):
+        write_run(tmp_path / str(number), {"norm": ["ln", "bn", "ln2d"][number // 2], "seed": number % 2}, score)
+    points, _ = collect([tmp_path])
+    rows = groups.group(points, groups.axes(points), "val/acc1")
+    assert [row.hint for row in rows] == ["baseline", "no spread: no test", "one seed: no test"]
+
+
 def test_columns_of_the_same_last_word_keep_the_first():
     assert groups.heads(["recipe.ema.enabled", "data.enabled", "model.name"]) == [
         "recipe.ema.enabled",

@@ -42,6 +42,7 @@ class Group:
     std: float | None = None  # sample standard deviation; None for fewer than two
     difference: float | None = None  # mean minus the baseline's
     p: float | None = None  # Welch's t-test against the baseline, two-sided; None where it cannot be made
+    untested: str = ""  # why it could not
     baseline: bool = False
 
     @property
@@ -73,7 +74,7 @@ class Group:
         if self.baseline:
             return "baseline" if self.scores else ""
         if self.p is None:
-            return "one seed: no test" if self.difference is not None else ""
+            return self.untested
         stars = "significant" if self.p < 0.05 else "not significant"
         return f"p = {self.p:.2g}, {stars}"
 
@@ -180,8 +181,12 @@ def _against(rows: list[Group], base: Group) -> None:
         if row is base or not row.scores or not base.scores:
             continue
         row.difference = row.mean - base.mean
-        if len(row.scores) > 1 and len(base.scores) > 1 and (row.std or base.std):
+        if len(row.scores) < 2 or len(base.scores) < 2:
+            row.untested = "one seed: no test"
+        elif not (row.std or base.std):
+            row.untested = "no spread: no test"
+        else:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", RuntimeWarning)  # of runs that are all the same: it is in the table
                 p = float(ttest_ind(row.scores, base.scores, equal_var=False).pvalue)
-            row.p = p if math.isfinite(p) else None
+            row.p, row.untested = (p, "") if math.isfinite(p) else (None, "no spread: no test")
