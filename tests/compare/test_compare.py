@@ -116,6 +116,13 @@ def test_seeds_of_one_score_are_not_called_one_seed(tmp_path):
     assert [row.hint for row in rows] == ["baseline", "no spread: no test", "one seed: no test"]
 
 
+def test_one_value_in_two_spellings_is_one_row(tmp_path):
+    for number, (key, word) in enumerate((("lr", "1e-3"), ("lr", "0.001"), ("lr", "1e-2"))):
+        write_run(tmp_path / str(number), {f"recipe.{key}": float(word), "seed": number}, 80.0)
+        (tmp_path / str(number) / "overrides.yaml").write_text(f"[recipe.{key}={word}, seed={number}]")
+    assert table(tmp_path) == {"lr=0.001": 2, "lr=0.01": 1}
+
+
 def test_columns_of_the_same_last_word_keep_the_first():
     assert groups.heads(["recipe.ema.enabled", "data.enabled", "model.name"]) == [
         "recipe.ema.enabled",

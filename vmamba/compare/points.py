@@ -45,7 +45,7 @@ class Point:
     log: Path | None = None  # what its job printed, where that is known
     judged: bool = False  # the state is its launcher's word too
     result: dict = field(default_factory=dict)
-    uneven: set[str] = field(default_factory=set)  # keys that other runs were not asked for, or this one not
+    uneven: set[str] = field(default_factory=set)  # keys that not all runs were asked for, or not in the same words
 
     @property
     def metric(self) -> str:
@@ -170,11 +170,18 @@ def _of_sweep(sweep: SweepFolder) -> tuple[list[Point], list[str]]:
 
 def _even(points: list[Point]) -> None:
     """What only some runs were asked for is compared by the configurations, where that is "vmamba_nano" for all of them
-    and not "nano" for those that were asked for it."""
+    and not "nano" for those that were asked for it. So is a setting of one value in several spellings: 1e-3, 0.001."""
     keys = {key for point in points for key in point.asked}
     uneven = {key for key in keys if not all(key in point.asked for point in points)}
+    uneven |= {key for key in keys - uneven if _spellings(points, key)}
     for point in points:
         point.uneven = uneven
+
+
+def _spellings(points: list[Point], key: str) -> bool:
+    """Whether a setting that all were asked for has one value where they were asked for several."""
+    pairs = {(_text(point.config[key]), point.asked[key]) for point in points if key in point.config}
+    return len({value for value, _ in pairs}) < len(pairs)
 
 
 def _runs_of(sweep: Path) -> list[Path]:
