@@ -121,6 +121,12 @@ def test_more_classes_than_a_byte_tells_apart(ade):
         )
 
 
+def test_boxes_may_lie_elsewhere(coco):
+    """The metric reads the file that the data set reads."""
+    task = task_of([*DET, f"data.root={coco}", f"data.val_boxes={coco / VAL}"])
+    assert Path(task.metric_config["ann_file"]) == coco / VAL == Path(task.val_set.read.dataset.ann_file)
+
+
 def refused(words: list[str], parts: list[str]) -> None:
     with pytest.raises(UserError) as caught:
         task_of(words)

@@ -88,7 +88,7 @@ def data_config(cfg, model: dict) -> dict:
         | {"filter_cfg": {"filter_empty_gt": True, "min_size": det.min_size}},
         "val": _coco(data, root, data.val_boxes, data.val_split, test_pipeline(det, masks)) | {"test_mode": True},
         "metric": {
-            "type": "CocoMetric", "ann_file": f"{root}/{data.val_boxes}",
+            "type": "CocoMetric", "ann_file": str(Path(root, data.val_boxes)),
             "metric": ["bbox", "segm"] if masks else ["bbox"],
         },
     }  # fmt: skip
