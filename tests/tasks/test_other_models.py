@@ -13,6 +13,7 @@ from vmamba.config.errors import UserError
 from vmamba_tasks.dense import base
 from vmamba_tasks.detection.config import model_config
 from vmamba_tasks.openmm import ext
+from vmamba_tasks.segmentation.config import model_config as segmentor
 
 RETINA = """
 _norm = 0
@@ -42,6 +43,23 @@ model = dict(type='EncoderDecoder', pretrained='open-mmlab://resnet50_v1c',
         loss_decode=dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=0.4)),
     train_cfg=dict(), test_cfg=dict(mode='whole'))
 """
+
+
+def head_of(weights: list[float], tmp_path: Path) -> list[float]:
+    """The class weights of a run with 150 classes around a file of three."""
+    loss = f"loss_decode=[dict(type='CrossEntropyLoss', use_sigmoid=False, class_weight={weights})]"
+    head = f"dict(type='FCNHead', in_channels=1024, in_index=2, channels=8, num_classes=3, {loss})"
+    (tmp_path / "weighted.py").write_text(f"model = dict(type='EncoderDecoder', backbone=dict(), decode_head={head})")
+    cfg, _ = compose([*SEG, "data.root=unused"])
+    found = base.with_our_backbone(str(tmp_path / "weighted.py"), segmentor(cfg), "mmseg")
+    return found["decode_head"]["loss_decode"][0]["class_weight"]
+
+
+def test_class_weights_of_a_file_become_those_of_the_data(tmp_path):
+    assert head_of([2.0, 2.0, 2.0], tmp_path) == [2.0] * 150
+    assert head_of([1.0, 1.0, 1.0, 0.1], tmp_path) == [1.0] * 150 + [0.1]  # of no object, as in Mask2Former
+    with pytest.raises(UserError, match="class_weight for each of 3 classes, while this run has 150: give one"):
+        head_of([1.0, 0.8, 1.1], tmp_path)
 
 
 def other(task: str, text: str, root: Path, tmp_path: Path) -> list[str]:

@@ -54,7 +54,7 @@ def with_our_backbone(path: str, own: dict, scope: str) -> dict:
                 _connect(head, widths)
     for name in HEADS:
         for head in _listed(model.get(name)):
-            _set_classes(head, classes)
+            _set_classes(head, classes, path)
     model["data_preprocessor"] = own["data_preprocessor"]
     return model
 
@@ -115,16 +115,32 @@ def _connect(head: dict, widths: list[int]) -> None:
         head["c1_in_channels"] = widths[0]
 
 
-def _set_classes(node: Any, classes: int) -> None:
+def _set_classes(node: Any, classes: int, path: str) -> None:
     if isinstance(node, dict):
         if "num_classes" in node:
+            losses = [loss for name, entry in node.items() if name.startswith("loss_") for loss in _listed(entry)]
+            for loss in losses:
+                _set_weights(loss, node["num_classes"], classes, path)
             node["num_classes"] = classes
         for name, entry in node.items():
             if name.endswith("_head"):
-                _set_classes(entry, classes)
+                _set_classes(entry, classes, path)
     elif isinstance(node, list):
         for entry in node:
-            _set_classes(entry, classes)
+            _set_classes(entry, classes, path)
+
+
+def _set_weights(loss: dict, before: int, classes: int, path: str) -> None:
+    """The weights of ``classes`` instead of ``before``, where they are all alike; one more, of no object, is kept."""
+    given = loss.get("class_weight")
+    if not isinstance(given, (list, tuple)) or before == classes:
+        return
+    if len(set(given[:before])) > 1:
+        raise UserError(
+            f"task.base={path}: its {loss.get('type')} has a class_weight for each of {before} classes, while this run "
+            f"has {classes}: give one for each of these, or remove it"
+        )
+    loss["class_weight"] = [*given[:1]] * classes + [*given[before:]]
 
 
 def _listed(value: Any) -> list:
