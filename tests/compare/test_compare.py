@@ -100,6 +100,13 @@ def test_evaluated_run_folders_are_averaged_over_their_seeds(tmp_path):
     assert table(tmp_path / "t") == {"ckpt=outputs/run-0": 1, "ckpt=outputs/run-1": 1}
 
 
+def test_a_baseline_without_a_score_leaves_a_report_without_differences(sweep, capsys):
+    assert main([str(sweep), "--baseline", "d_state=16"]) == 0
+    out = capsys.readouterr().out
+    assert "Best: d_state=4, val/acc1 82.13 ± 0.15.\n" in out and "| 4 | 3 | 82.13 ± 0.15 |  |  |" in out
+    assert "The baseline is d_state=16, which has no score." in out
+
+
 def test_a_row_of_lists_can_be_the_baseline(tmp_path, capsys):
     for number, depths in enumerate(([2, 2, 8, 2], [2, 2, 5, 2])):
         write_run(tmp_path / str(number), {"model.depths": depths, "norm": "ln" if number else "bn"}, 80.0 + number)

@@ -112,6 +112,8 @@ def headline(rows: list[Group], metric: str) -> str:
     best, said = scored[0], f"{metric} {spread(scored[0])}"
     if len(scored) == 1:
         return f"{best.label}: {said}."
+    if best.difference is None and not best.baseline:  # a baseline that was asked for, and has no score
+        return f"Best: {best.label}, {said}."
     if best.baseline:
         return f"Best is the baseline, {best.label}: {said}. Next, {against(scored[1])}."
     return f"Best: {best.label}, {said}, {against(best, named=False)}."
@@ -152,8 +154,9 @@ def explain(rows: list[Group], metric: str) -> str:
         said += f"; of runs without it their own, {', '.join(sorted(others))} (--metric compares by another)"
     tests = sum(row.p is not None for row in rows)
     if sum(row.mean is not None for row in rows) > 1:
-        base = next(row.label for row in rows if row.baseline)
-        said += f". The baseline is {base}" + ("; Welch's t-test against it" if tests else "")
+        base = next(row for row in rows if row.baseline)
+        said += f". The baseline is {base.label}" + ", which has no score" * (not base.scores)
+        said += "; Welch's t-test against it" if tests else ""
         said += " where both have two runs or more" * any(0 < len(row.scores) < 2 for row in rows) * bool(tests)
     many = f" These are {tests} tests: at p < 0.05 one in twenty is significant by chance." if tests > 3 else ""
     return f"{said}.{many}"
