@@ -69,6 +69,7 @@ def test_a_published_experiment_takes_the_ablation(name):
         ({"s": "0,1"}, ["a=1 b=[1,2]", "a=2"], [], ["a=1 b=[1,2] s=0", "a=1 b=[1,2] s=1", "a=2 s=0", "a=2 s=1"]),
         ({}, ["a=1 b=1", "a=1 b=2"], ["b=9"], ["a=1 b=9"]),
         ({}, ["a=1 b=1"], ["c=range(3)"], ["a=1 b=1 c=0", "a=1 b=1 c=1", "a=1 b=1 c=2"]),
+        ({}, [], ["norm=glob(ln*)", "a=1"], ["norm=ln a=1", "norm=ln2d a=1"]),
         ({}, [], [], [""]),
     ],
 )
@@ -82,6 +83,8 @@ def test_grid_list_and_command_line_make_the_points(params, lines, words, expect
         (["ablation=norm,init"], "takes one file"),
         (["ablation=nrm"], "Did you mean 'norm'?"),
         (["sweep=seed"], "Did you mean 'seeds'?"),
+        (["norm=glob(x*)"], r"fits no file; choose from: bn, ln, ln2d"),
+        (["seed=glob(*)"], r"fits no file; choose from: files of a group, as in norm=glob\(ln\*\)"),
     ],
 )
 def test_a_mistake_gets_one_line(words, part):
@@ -94,6 +97,7 @@ def test_an_interval_is_for_a_search_alone():
     with pytest.raises(UserError, match="separate values"):
         check_axes(["seed=interval(0,1)"])
     assert first_point(["seed=int(interval(3,9))"]) == ["seed=3"]
+    assert first_point(["norm=glob(ln*)"]) == ["norm=ln"]
 
 
 def run(cwd: Path, *words: str) -> str:

@@ -15,7 +15,6 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,7 +24,7 @@ from vmamba.config import rules, schema
 from vmamba.config.errors import UserError
 from vmamba.config.explain import explain, explained, unknown_choice, unreadable
 from vmamba.config.paths import choices, conf_dir, groups, unused
-from vmamba.config.points import FILES, check_axis
+from vmamba.config.points import FILES, check_axis, parser
 
 SHOWS = {"--cfg", "-c", "--info", "-i"}  # Hydra's flags that run nothing
 
@@ -144,7 +143,7 @@ def check_axes(words: Iterable[str], *, single: bool = False) -> None:
 def _parsed(words: Iterable[str]) -> list[Override]:
     """Command-line overrides but for Hydra's own."""
     try:
-        parsed = OverridesParser.create().parse_overrides(list(words))
+        parsed = parser().parse_overrides(list(words))
     except OverrideParseException as error:
         raise UserError(unreadable(error.override)) from error
     return [o for o in parsed if o.key_or_group.split(".")[0].split("/")[0] != "hydra"]
@@ -170,7 +169,7 @@ def _choose(cfg: DictConfig, group: str, choice: str) -> None:
 
 def _value(text: str) -> Any:
     try:
-        return OverridesParser.create().parse_override(text).value()
+        return parser().parse_override(text).value()
     except OverrideParseException as error:
         raise UserError(unreadable(text)) from error
 

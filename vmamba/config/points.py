@@ -9,33 +9,49 @@ import itertools
 from collections.abc import Iterable
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 
 from vmamba.config.errors import UserError
+from vmamba.config.paths import choices
 
 FILES = ("ablation", "sweep")  # the groups whose files are sweeps
 
 
+class Choices:
+    """What Hydra's parser asks for the files that ``glob(*)`` stands for."""
+
+    @staticmethod
+    def get_group_options(group: str, results_filter: object = None) -> list[str]:
+        return choices(group)
+
+
+def parser() -> OverridesParser:
+    """Hydra's parser of overrides, which knows our groups' files."""
+    return OverridesParser.create(config_loader=Choices())
+
+
 def expand(params: dict[str, str], points: Iterable[str], words: Iterable[str]) -> list[list[str]]:
     """The overrides of every run, in order, none twice. UserError for an axis that cannot be one."""
-    parser = OverridesParser.create()
-    axes = {}
-    for override in parser.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *words]):
+    read, axes = parser(), {}
+    for override in read.parse_overrides([*(f"{key}={value}" for key, value in params.items()), *words]):
         axes[override.get_key_element()] = _values(override)
     grid = [list(corner) for corner in itertools.product(*axes.values())]
-    lines = [_kept(parser.parse_overrides(line.split()), axes) for line in points] or [[]]
+    lines = [_kept(read.parse_overrides(line.split()), axes) for line in points] or [[]]
     runs = [line + corner for line in lines for corner in grid]
     return [list(run) for run in dict.fromkeys(map(tuple, runs))]
 
 
 def check_axis(override: Override, search: bool = False) -> None:
-    """Refuses an axis without separate values, if it is not for a search, and ``ablation=a,b``, of which Hydra would
-    make two plain runs."""
+    """Refuses an axis without a value, or without separate ones if it is not for a search, and ``ablation=a,b``, of
+    which Hydra would make two plain runs."""
     if override.key_or_group in FILES and override.is_sweep_override():
         raise UserError(
             f"{override.input_line}: takes one file; start each by itself, or combine an ablation with a sweep "
             "(ablation=norm sweep=seeds)"
         )
+    if isinstance(override.value(), Glob) and not override.value().filter(choices(override.key_or_group)):
+        there = ", ".join(choices(override.key_or_group)) or "files of a group, as in norm=glob(ln*)"
+        raise UserError(f"{override.input_line}: fits no file; choose from: {there}")
     if override.is_sweep_override() and not override.is_discrete_sweep() and not search:
         key = override.get_key_element()
         raise UserError(

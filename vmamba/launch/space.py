@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from vmamba.config import rules
 from vmamba.config.compose import groups, update
 from vmamba.config.errors import UserError
+from vmamba.config.points import parser
 from vmamba.config.schema import Search
 from vmamba.launch import study
 from vmamba.launch.folder import SweepFolder
@@ -76,7 +76,7 @@ class Space:
 
 def make(compose: Callable[[list[str]], DictConfig], words: list[str]) -> Space:
     """The space that a command's words ask for, every file of it composed. UserError for what cannot be searched."""
-    asked = {o.get_key_element(): o for o in OverridesParser.create().parse_overrides(words)}
+    asked = {o.get_key_element(): o for o in parser().parse_overrides(words)}
     axes = [override for override in asked.values() if override.is_sweep_override()]
     shared = [override.input_line for override in asked.values() if not override.is_sweep_override()]
     if not axes:

@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 
 from vmamba.config.errors import UserError
+from vmamba.config.points import parser
 
 DIGITS = 4  # significant ones of a proposed number: a command line is to be read
 STARTUP = 10  # random trials before the sampler has something to learn from, at most
@@ -44,7 +44,7 @@ class Study:
     def __init__(self, file: Path, axes: Iterable[str], sampler: str, seed: int, trials: int, minimize: bool) -> None:
         needed()
         self.file, self.trials = file, trials
-        self.axes = [Axis(OverridesParser.create().parse_override(text)) for text in axes]
+        self.axes = [Axis(parser().parse_override(text)) for text in axes]
         self.sampler, self.seed = sampler, seed
         self.direction = "minimize" if minimize else "maximize"
 
