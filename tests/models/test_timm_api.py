@@ -83,6 +83,11 @@ def test_features_only(norm, indices):
     assert all(p.grad is not None for p in net.parameters())
 
 
+def test_features_of_every_stage_there_is_unless_told():
+    net = nano(features_only=True)
+    assert net.feature_info.channels() == SMALL["dims"] == [f.shape[1] for f in net(X)]
+
+
 def test_classifier_comes_and_goes():
     model = nano()
     assert model.get_classifier().out_features == 5
@@ -131,6 +136,7 @@ def test_group_matcher_covers_every_parameter_from_stem_to_head(coarse):
         (lambda: vmamba.create_model("vmamba_nano", ssm_ration=1), "Did you mean 'ssm_ratio'"),
         (lambda: vmamba.create_model("vmamba_nano", forward_type="v6"), "Choose from"),
         (lambda: nano(global_pool="max"), "avg"),
+        (lambda: nano(depths=2), "must be a list of whole numbers"),
         (lambda: nano().forward_intermediates(X, output_fmt="NLC"), "NCHW"),
         (lambda: nano()(X[:, :1]), "(batch, 3, height, width)"),
     ],

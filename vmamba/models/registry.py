@@ -1,5 +1,6 @@
 """Our models in timm's registry, and the two functions of a notebook: ``create_model`` and ``list_models``."""
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatch
 from inspect import signature
@@ -39,19 +40,21 @@ def _build(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
     if "drop_path_rate" in kwargs:
         kwargs["drop_path"] = kwargs.pop("drop_path_rate")
     variant = variants()[name]
-    fields = variant.fields | {"norm": variant.norm} | how(kwargs.pop("forward_type", variant.forward_type))
+    released = variant.fields | {"norm": variant.norm} | how(kwargs.pop("forward_type", variant.forward_type))
     for key in kwargs:
         if key not in FIELDS and key not in TIMM:
             known = f" It takes {', '.join(FIELDS)} and forward_type."
             hint = meant(key, (*FIELDS, *TIMM, "forward_type")) or known
             raise UserError(f"{name} takes no argument '{key}'.{hint}")
+    fields = released | kwargs
+    stages = fields["depths"] if isinstance(fields["depths"], Sequence) else ()  # VMamba refuses anything else
     return build_model_with_cfg(
         VMamba,
         name,
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
-        feature_cfg={"out_indices": tuple(range(len(fields["depths"]))), "feature_cls": "getter"},
-        **fields | kwargs,
+        feature_cfg={"out_indices": tuple(range(len(stages))), "feature_cls": "getter"},
+        **fields,
     )
 
 
