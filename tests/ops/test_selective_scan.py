@@ -132,6 +132,15 @@ def test_non_contiguous_and_partial_gradients():
         assert not selective_scan(*inputs, True, backend="cpu").requires_grad
 
 
+def test_second_derivatives_are_the_definitions_alone():
+    inputs = [t.requires_grad_() for t in _inputs(1, 2, 3, 2, 5)]
+    (du,) = torch.autograd.grad(selective_scan(*inputs, True, backend="naive").sum(), inputs[0], create_graph=True)
+    assert all(g.isfinite().all() and g.any() for g in torch.autograd.grad(du.square().sum(), inputs[1:6]))
+    (du,) = torch.autograd.grad(selective_scan(*inputs, True, backend="cpu").sum(), inputs[0], create_graph=True)
+    with pytest.raises(RuntimeError, match=r"'cpu' is differentiable once; .* use backend=naive"):
+        du.square().sum().backward()
+
+
 @pytest.mark.parametrize("advice", [True, False])
 @pytest.mark.parametrize("mebibytes", [0, 1, 7])
 def test_large_results_hold_what_is_written(mebibytes, advice, monkeypatch):

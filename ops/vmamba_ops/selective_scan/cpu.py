@@ -142,9 +142,15 @@ def _gradients(ctx, dout, dlast, _):
     return (*(None if t is None else g for t, g in zip(tensors, gradients, strict=True)), None, None)
 
 
+def _refuse_second(*_):
+    """Without it torch takes the gradients for constants, and says so in a warning alone."""
+    raise RuntimeError("selective_scan: backend 'cpu' is differentiable once; for second derivatives use backend=naive")
+
+
 torch.library.impl("vmamba_ops::selective_scan_cpu", "CPU", _forward)
 torch.library.impl("vmamba_ops::selective_scan_cpu_backward", "CPU", _backward)
 torch.library.register_autograd("vmamba_ops::selective_scan_cpu", _gradients, setup_context=_save)
+torch.library.register_autograd("vmamba_ops::selective_scan_cpu_backward", _refuse_second)
 flops.register("selective_scan_cpu")
 
 
