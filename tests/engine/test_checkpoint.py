@@ -96,6 +96,7 @@ OTHER = {key: value + 1 for key, value in STATE.items()}
         ({"model": OTHER, "ema": STATE}, "ema"),
         ({"model": OTHER, "model_ema": STATE}, "ema"),
         ({"model": {f"module.{key}": value for key, value in STATE.items()}}, "model"),
+        ({"model": {f"_orig_mod.module.{key}": value for key, value in STATE.items()}}, "model"),
     ],
 )
 def test_weights_are_found_in_any_file(tmp_path, saved, kind, archive):

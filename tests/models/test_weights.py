@@ -73,7 +73,7 @@ def test_linear_maps_kept_as_convolutions():
     check({k: v[..., None] if k.endswith(linear) else v for k, v in state.items()}, small(norm="ln"), state)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 @pytest.mark.parametrize("wrapper", ["model", "state_dict", "model_ema", None])
 def test_wrappers_and_prefixes(prefix, wrapper):
     state = small().state_dict()

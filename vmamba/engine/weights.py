@@ -121,9 +121,8 @@ def _foreign(path: Path) -> list[str]:
 
 def _clean(state: dict) -> dict[str, torch.Tensor]:
     """Without the prefixes that DDP and torch.compile put before names."""
-    for prefix in PREFIXES:
-        if state and all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while state and (prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in state)), "")):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 

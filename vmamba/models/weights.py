@@ -65,9 +65,8 @@ def _unwrapped(state_dict: Mapping) -> dict[str, Tensor]:
 
 
 def _unprefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    while prefix := next((p for p in PREFIXES if all(key.startswith(p) for key in weights)), ""):  # in either order
+        weights = {key.removeprefix(prefix): value for key, value in weights.items()}
     backbone = {k.removeprefix("backbone."): v for k, v in weights.items() if k.startswith("backbone.")}
     return backbone or weights
 
