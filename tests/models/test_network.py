@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from vmamba.models import VMamba, ss2d
 from vmamba.models.variants import how
@@ -134,6 +135,16 @@ def test_a_16_bit_module(norm, gate, scans):
     assert logits.dtype == torch.bfloat16
     torch.testing.assert_close(logits.float(), expected, atol=0.05, rtol=0.1)
     assert all(call == ({torch.bfloat16}, torch.float32, torch.float32) for call in scans)
+
+
+@pytest.mark.parametrize("norm", ["ln", "ln2d"])
+def test_projections_may_be_exchanged(norm):
+    """For adapters and quantised ones, which need not have a weight of a floating dtype, or any."""
+    model, x = small(norm=norm).eval(), images(2, 3, 32, 32)
+    expected = model(x)
+    for op in (m for m in model.modules() if isinstance(m, ss2d.SS2D)):
+        op.in_proj, op.out_proj = nn.Sequential(op.in_proj), nn.Sequential(op.out_proj)
+    assert torch.equal(model(x), expected)
 
 
 def test_float64_stays_float64():

@@ -121,8 +121,8 @@ class SS2D(nn.Module):
             if self.gate == "act":
                 z = self.act(z)
         y = self._core(x)
-        if self.out_proj.weight.dtype in HALF:
-            y = y.to(self.out_proj.weight.dtype)
+        if self.x_proj_weight.dtype in HALF:  # a 16-bit module; the projections may have been exchanged
+            y = y.to(self.x_proj_weight.dtype)
         y = self.out_act(self.out_norm(y)).to(x.dtype)
         return self.out_proj(y if z is None else y * z)
 
