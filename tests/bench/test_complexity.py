@@ -20,6 +20,7 @@ from vmamba.bench.__main__ import main
         (lambda: nn.functional.interpolate(torch.empty(1, 2, 4, 4), size=(8, 8), mode="bilinear"), 4 * 128),
         (lambda: nn.functional.interpolate(torch.empty(1, 2, 4, 4), scale_factor=2), 128),
         (lambda: nn.AdaptiveAvgPool2d(2)(torch.empty(1, 2, 4, 4)), 32),
+        (lambda: torch.empty(1, 2, 4, 4).mean((2, 3)), 32),
         (lambda: nn.functional.scaled_dot_product_attention(*torch.empty(3, 1, 2, 5, 8)), 2 * (2 * 5 * 5 * 8)),
         (lambda: nn.functional.silu(torch.empty(9)) + torch.empty(9), 0),
     ],
@@ -34,6 +35,10 @@ def test_classifiers_are_what_upstream_counted(name):
     found = complexity._classifier(name, complexity.PUBLISHED[name])
     assert abs(found["off_percent"]) < 0.01
     assert found["params_M"] == pytest.approx(found["published_params_M"], abs=0.0006)
+
+
+def test_to_the_last_flop():
+    assert complexity._classifier("tiny", complexity.PUBLISHED["tiny"])["GFLOPs"] == 4.905609984
 
 
 def test_the_command_prints_and_writes_the_table(tmp_path, capsys, monkeypatch):

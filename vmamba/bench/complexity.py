@@ -57,6 +57,7 @@ ELEMENTWISE = {
     aten.upsample_bilinear2d: _elements(4, "output"),
     aten.upsample_nearest2d: _elements(1, "output"),
     aten._adaptive_avg_pool2d: _elements(1, "input"),
+    aten.mean: _elements(1, "input"),  # over the positions: how a network here pools
 }
 
 
