@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
+from ..checks import tensors
 from ..half import kind, products_in_half
 from .naive import conv_norm_gelu as naive
 
@@ -25,6 +26,7 @@ def fits(x: Tensor, weight: Tensor) -> bool:
 
 
 def _check(x: Tensor, weight: Tensor, per_channel: dict[str, Tensor]) -> None:
+    tensors("conv_norm_gelu", {"x": x, "weight": weight, **per_channel})
     if x.dim() != 4 or 0 in x.shape:
         raise ValueError(f"conv_norm_gelu: x is {tuple(x.shape)}; it takes (B, channels, H, W), none of them 0")
     if weight.dim() != 4 or weight.shape[1:] != (x.shape[1], 3, 3):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..checks import tensors
 from ..choose import choose
 from ..eager import plain
 
@@ -18,6 +19,7 @@ def takes(x: Tensor) -> bool:
 def _check(
     op: str, x: Tensor, weight: Tensor, bias: Tensor, branch: Tensor | None = None, scale: Tensor | None = None
 ) -> None:
+    tensors(op, {"x": x})
     if x.dim() < 2 or 0 in x.shape:
         raise ValueError(f"{op}: x is {tuple(x.shape)}; it takes (..., channels) with two axes or more, none of them 0")
     shapes = {"branch": (branch, x.shape), "weight": (weight, x.shape[-1:]), "bias": (bias, x.shape[-1:])}

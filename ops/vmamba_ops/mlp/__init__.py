@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..checks import tensors
 from ..half import autocast, kind, products_in_half
 from ..layer_norm import add_layer_norm
 from . import naive, plan
@@ -32,6 +33,7 @@ def fits_whole(x: Tensor, fc1_weight: Tensor) -> bool:
 
 
 def _check(op: str, x: Tensor, parameters: dict[str, Tensor]) -> None:
+    tensors(op, {"x": x, **parameters})
     if x.dim() < 2 or 0 in x.shape:
         raise ValueError(f"{op}: x is {tuple(x.shape)}; it takes (..., channels) with two axes or more, none of them 0")
     weight, channels = parameters["fc1_weight"], x.shape[-1]

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from ..checks import tensors
 from ..choose import choose_ss2d
 from ..cross_scan.routes import check as check_routes
 
@@ -11,6 +12,8 @@ K = 4
 def _check(
     x: Tensor, x_proj_weight: Tensor, dt_projs_weight: Tensor, dt_projs_bias: Tensor, A_logs: Tensor, Ds: Tensor
 ):
+    own = {"x_proj_weight": x_proj_weight, "dt_projs_weight": dt_projs_weight, "dt_projs_bias": dt_projs_bias}
+    tensors("ss2d", {"x": x, **own, "A_logs": A_logs, "Ds": Ds})
     if x.dim() != 4 or 0 in x.shape:
         raise ValueError(f"ss2d: x is {tuple(x.shape)}; it takes (batch, height, width, channels), none of them 0")
     dim = x.shape[3]
@@ -73,16 +76,16 @@ def ss2d(
     """
     check_routes(routes)
     _check(x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
-    tensors = (x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
+    inputs = (x, x_proj_weight, dt_projs_weight, dt_projs_bias, A_logs, Ds)
     choice = choose_ss2d(backend, x, A_logs.shape[1], routes)
     if choice == "fused":
         from .cuda import ss2d as fused  # here, so that the operators are defined by those alone who run them
 
-        return fused(*tensors)
+        return fused(*inputs)
     if choice == "composed":
         from .composed import ss2d as composed
 
-        return composed(*tensors, routes)
+        return composed(*inputs, routes)
     from .naive import ss2d as naive
 
-    return naive(*tensors, routes)
+    return naive(*inputs, routes)
