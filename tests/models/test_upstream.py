@@ -18,6 +18,8 @@ TINY = {"depths": [1, 1], "dims": 8, "num_classes": 3}
         ("v3noz", "v3", {"gate": "none"}),
         ("v05_noz", "v05", {"gate": "none"}),
         ("v2nozact", "v2", {"gate": "linear"}),
+        ("v05_nozact_noz", "v05", {"gate": "none"}),
+        ("v05_noz_nozact", "v05", {"gate": "none"}),
         ("v05_oact", "v05", {"gate": "act", "out_act": True}),
         ("v3nonenoz", "v3", {"gate": "none", "out_norm": "none"}),
         ("v2softmaxnozact", "v2", {"gate": "linear", "out_norm": "softmax"}),

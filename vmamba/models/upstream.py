@@ -126,7 +126,8 @@ def forward_type(text: str) -> dict[str, Any]:
         suffix = SUFFIX.match(rest)
         if not suffix:
             raise UserError(f"forward_type={text}: unknown suffix '{rest}'. Choose from: {', '.join(SUFFIXES)}.")
-        fields |= SUFFIXES[suffix[1]]
+        if suffix[1] != "nozact" or fields["gate"] != "none":  # without a gate there is no activation of it
+            fields |= SUFFIXES[suffix[1]]
         rest = rest[suffix.end() :]
     return fields
 
