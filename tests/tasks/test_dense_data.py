@@ -31,6 +31,10 @@ def other_names(content: dict) -> None:
     content["categories"] = [{"id": 1, "name": "cat"}, {"id": 2, "name": "cow"}]
 
 
+def first(path: Path, **fields) -> None:
+    edit(path, lambda content: content["annotations"][0].update(fields))
+
+
 TRAIN, VAL = "annotations/instances_train2017.json", "annotations/instances_val2017.json"
 DET_MISTAKES = {
     "no folder": (lambda r: shutil.rmtree(r), ["data.root=", "no such folder", "cocodataset.org"]),
@@ -55,6 +59,20 @@ DET_MISTAKES = {
     "other order": (
         lambda r: edit(r / VAL, lambda c: c["categories"].reverse()),
         ["another order than data.classes", "toothbrush, hair drier", "the same in train and val"],
+    ),
+    "a box of two numbers": (
+        lambda r: first(r / TRAIN, bbox=[4, 6]),
+        ["annotation 1 has bbox [4, 6]", "[x, y, width,"],
+    ),
+    "an id twice": (lambda r: first(r / VAL, id=2), ["two annotations have id 2", "number them anew"]),
+    "a line for a mask": (
+        lambda r: first(r / VAL, segmentation=[[4, 6, 22, 24]]),
+        ["mask of annotation 1", "three points"],
+    ),
+    "a mask not in a list": (lambda r: first(r / TRAIN, segmentation=[4, 6, 22, 6, 22, 24]), ["a list of polygons"]),
+    "a point to be measured by": (
+        lambda r: first(r / VAL, area=0, bbox=[4, 6, 0, 0], segmentation=[]),
+        ["1 of 6 objects have no segmentation"],
     ),
     "no box at all": (lambda r: edit(r / TRAIN, no_boxes), ["none of its 6 images has a box", "recipe.det.min_size"]),
 }
@@ -242,11 +260,10 @@ def test_batches_are_of_one_aspect_and_see_everything_once(batch, ranks):
     assert (streams[0].order(5) == streams[0].order(5)).all() and (streams[0].order(5) != streams[0].order(6)).any()
 
 
-def test_the_score_is_over_all_ranks_however_uneven(coco, monkeypatch):
-    """Perfect predictions in parts of 2 and 1 images: OpenMMLab's own gathering would drop the third."""
+def perfect(task):
+    """The metric of a detector that finds everything there is."""
     from vmamba_tasks.openmm import parts
 
-    task = task_of([*DET, f"data.root={coco}"])
     metric = parts.metric("mmdet", task.metric_config, task.val_set.read.dataset.metainfo)
     for index in range(3):
         sample = task.val_set.read.dataset[index]["data_samples"]
@@ -255,6 +272,34 @@ def test_the_score_is_over_all_ranks_however_uneven(coco, monkeypatch):
         found.masks = torch.from_numpy(found.masks.to_ndarray()).bool()
         sample.pred_instances = found
         metric.process({}, [sample.to_dict()])
+    return metric
+
+
+def test_a_coco_file_of_another_tool_is_measured_right(coco, tmp_path, caplog):
+    """Without ``iscrowd``, numbered from 0, with ./ before the names; objects of no image or category are named."""
+    root = shutil.copytree(coco, tmp_path / "coco")
+
+    def change(content: dict) -> None:
+        for note in content["annotations"]:
+            del note["iscrowd"]
+            note["id"] -= 1
+        for image in content["images"]:
+            image["file_name"] = f"./{image['file_name']}"
+        content["annotations"] += [content["annotations"][-1] | {"id": 98, "image_id": 7}]
+        content["annotations"] += [content["annotations"][1] | {"id": 99, "category_id": 12}]
+
+    edit(root / VAL, change)
+    task = task_of([*DET, f"data.root={root}"])
+    assert "1 of 8 annotations are left out, e.g. one of image_id 7, which none of its images has" in caplog.text
+    assert "1 of 8 annotations are left out, e.g. one of category_id 12, which none of its categories" in caplog.text
+    scores = task._score(perfect(task))
+    assert scores["val/bbox_mAP"] == scores["val/segm_AP50"] == pytest.approx(100, abs=0.5)
+
+
+def test_the_score_is_over_all_ranks_however_uneven(coco, monkeypatch):
+    """Perfect predictions in parts of 2 and 1 images: OpenMMLab's own gathering would drop the third."""
+    task = task_of([*DET, f"data.root={coco}"])
+    metric = perfect(task)
     parted = [metric.results[:2], metric.results[2:]]
     monkeypatch.setattr(distributed, "gather", lambda _: parted)
     scores = task._score(metric)

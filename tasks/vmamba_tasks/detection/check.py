@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,11 @@ def boxes(cfg, masks: bool) -> None:
         path = layout.need(cfg.data, f"{split}_boxes", False)
         content = _read(path)
         _check_classes(cfg.data, content, path)
+        _check_objects(content, path)
         if masks:
-            _check_masks(content, path)
-        layout.whole(
-            {image["file_name"] for image in content["images"]}, layout.names(folder), folder, "images", cfg.data
-        )
+            _check_masks(content, path, split == "train")
+        wanted = {os.path.normpath(image["file_name"]) for image in content["images"]}
+        layout.whole(wanted, layout.names(folder), folder, "images", cfg.data)
         _check_sizes(content["images"], folder, path)
         if split == "train":
             _check_training(cfg, content, path)
@@ -75,9 +77,31 @@ def _check_classes(data, content: dict, path: Path) -> None:
         log.info("%s: %d of %d categories are not in data.classes, and are left out", path, left, len(there))
 
 
-def _check_masks(content: dict, path: Path) -> None:
-    """Every object needs a mask of its image's size; objects without area are left out by mmdet itself."""
-    real = [note for note in content["annotations"] if note["area"] > 0 and min(note["bbox"][2:]) >= 1]
+def _check_objects(content: dict, path: Path) -> None:
+    """Boxes of four numbers and ids of their own, without which mmdet and pycocotools stop in the middle."""
+    seen = set()
+    for note in content["annotations"]:
+        box = note["bbox"]
+        if not isinstance(box, list) or len(box) != 4 or not all(isinstance(number, Real) for number in box):
+            raise UserError(f"{path}: annotation {note['id']} has bbox {box}: it must be [x, y, width, height]")
+        if note["id"] in seen:
+            raise UserError(f"{path}: two annotations have id {note['id']}: number them anew, each once in the file")
+        seen.add(note["id"])
+    for key, those in (("image_id", "images"), ("category_id", "categories")):
+        known = {entry["id"] for entry in content[those]}
+        lost = [note[key] for note in content["annotations"] if note[key] not in known]
+        if lost:
+            log.warning(
+                "%s: %d of %d annotations are left out, e.g. one of %s %s, which none of its %s has",
+                path, len(lost), len(content["annotations"]), key, lost[0], those,
+            )  # fmt: skip
+
+
+def _check_masks(content: dict, path: Path, training: bool) -> None:
+    """Every object needs a mask of its image's size. In training mmdet itself leaves out objects without area."""
+    real = content["annotations"]
+    if training:
+        real = [note for note in real if note["area"] > 0 and min(note["bbox"][2:]) >= 1]
     bare = sum(not note.get("segmentation") for note in real)
     if bare:
         raise UserError(
@@ -87,6 +111,11 @@ def _check_masks(content: dict, path: Path) -> None:
     sides = {image["id"]: [image["height"], image["width"]] for image in content["images"]}
     for note in real:
         mask, size = note["segmentation"], sides.get(note["image_id"])
+        if isinstance(mask, list) and not (isinstance(mask[0], list) and len(mask[0]) >= 6):
+            raise UserError(
+                f"{path}: the mask of annotation {note['id']} must be a list of polygons [[x, y, x, y, x, y, …], …] of "
+                "three points or more, or run lengths: correct it, or take the annotation out"
+            )
         if isinstance(mask, dict) and size and mask.get("size") != size:
             raise UserError(
                 f"{path}: the mask of annotation {note['id']} has size {mask.get('size')}, its image (id "

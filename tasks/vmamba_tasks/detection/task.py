@@ -80,6 +80,7 @@ class Detection(Dense):
     def measure(self, metric, results: list) -> dict[str, float]:
         """Over the images seen: with ``limit.eval_batches`` not all of the file's."""
         metric.img_ids = sorted(truth["img_id"] for truth, _ in results)
+        _complete(metric._coco_api.anns)
         return metric.compute_metrics(results)
 
     def names(self, raw: dict[str, float]) -> dict[str, float]:
@@ -115,6 +116,18 @@ class Detection(Dense):
         classes = self.val_set.read.dataset.metainfo["classes"]
         images, predicted, true = ([s[key] for s in samples] for key in ("image", "predicted", "true"))
         draw_boxes(images, predicted, true, classes, path)
+
+
+def _complete(objects: dict[int, dict]) -> None:
+    """``objects`` of a COCO file, by id, as pycocotools wants them: each with ``iscrowd``, none with the id 0.
+
+    Files of other tools often lack the one, and count from 0; an object's id is pycocotools' mark of a match.
+    """
+    for note in objects.values():
+        note.setdefault("iscrowd", 0)
+    if (first := objects.pop(0, None)) is not None:
+        first["id"] = max(objects, default=0) + 1
+        objects[first["id"]] = first
 
 
 def tall(dataset: Any) -> np.ndarray:
