@@ -210,6 +210,22 @@ def test_an_image_lies_as_its_annotations_do(task, coco, ade, tmp_path):
         dataset[0]
 
 
+def test_images_in_folders_of_folders_and_hidden_files_beside_them(ade, tmp_path):
+    """PNG files in one folder a city, one a link, as in Cityscapes; ._NAME is what macOS leaves in archives."""
+    root = tmp_path / "cities"
+    for kind in ("images", "annotations"):
+        for split in ("training", "validation"):
+            (root / kind / split / "bonn").mkdir(parents=True)
+            (root / "elsewhere" / kind / split).mkdir(parents=True)
+            (root / kind / split / "ulm").symlink_to(root / "elsewhere" / kind / split)
+            for number, path in enumerate(sorted((ade / kind / split).iterdir())):
+                target = root / kind / split / ("ulm" if number % 2 else "bonn") / f"{path.stem}.png"
+                Image.open(path).save(target)
+                target.with_name(f"._{target.name}").write_bytes(b"no image")
+    task = task_of([*SEG, f"data.root={root}"])
+    assert (len(task.train_set), len(task.val_set)) == (6, 3) and task.train_set[1][1] == 1
+
+
 def test_an_error_in_a_pipeline_is_not_taken_for_a_broken_image(coco):
     read = task_of([*DET, f"data.root={coco}"]).train_set.read
     read.dataset.pipeline.transforms.append(lambda _: int("x"))

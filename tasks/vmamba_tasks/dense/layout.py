@@ -24,11 +24,11 @@ def need(data, key: str, folder: bool) -> Path:
 
 
 def names(folder: Path) -> set[str]:
-    """The files below a folder, by their paths in it."""
+    """The files below a folder, by their paths in it; as for OpenMMLab, through links and without hidden ones."""
     found = set()
-    for parent, _, files in os.walk(folder):
+    for parent, _, files in os.walk(folder, followlinks=True):
         below = Path(parent).relative_to(folder)
-        found.update(str(below / name) for name in files)
+        found.update(str(below / name) for name in files if not name.startswith("."))
     return found
 
 

@@ -7,6 +7,7 @@ Source: mmseg 1.2.2, upernet_swin and ade20k, as the published VMamba segmentors
 from collections import Counter
 from pathlib import Path
 
+from vmamba_tasks.dense import layout
 from vmamba_tasks.openmm.backbone import backbone_config, channels, preprocessor
 
 IMAGES = (".jpg", ".jpeg", ".png")
@@ -90,8 +91,8 @@ def names(data) -> list[str]:
 
 
 def suffix(folder: Path) -> str:
-    """The most common image suffix in a folder (".jpg" if there is no image, or no folder)."""
-    found = Counter(path.suffix for path in folder.glob("*") if path.suffix.lower() in IMAGES)
+    """The most common image suffix below a folder (".jpg" if there is no image, or no folder)."""
+    found = Counter(end for name in layout.names(folder) if (end := Path(name).suffix).lower() in IMAGES)
     return found.most_common(1)[0][0] if found else ".jpg"
 
 
