@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vmamba.config.compose import compose
 from vmamba.config.errors import UserError
+from vmamba.config.paths import writable
 from vmamba.config.words import Parser
 from vmamba.tracking.atomic import write_text
 
@@ -43,9 +44,9 @@ def write(overrides: list[str], out: Path | None = None) -> Path:
     path = Path(out or f"{cfg.name}.py")
     if path.suffix != ".py":
         raise UserError(f"--out {path}: an OpenMMLab config is a Python file; take {path.with_suffix('.py')}")
+    writable(path.parent, f"--out {path}: {path.parent}")
     exporter = import_module(EXPORT)
     text = exporter.as_text(exporter.mm_config(cfg, path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, HEAD.format(command=shlex.join(["python", "-m", "vmamba.export_config", *overrides])) + text)
     return path
 

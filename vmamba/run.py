@@ -19,7 +19,7 @@ from vmamba import __version__
 from vmamba.config import rules
 from vmamba.config.compose import SHOWS, check_axes, compose, composed, first_point, load, register, validate
 from vmamba.config.errors import UserError, meant
-from vmamba.config.paths import conf_dir, unused
+from vmamba.config.paths import conf_dir, unused, writable
 from vmamba.config.points import FILES
 
 # vmamba <word> …: the module's main(argv)
@@ -144,7 +144,7 @@ def _check(words: list[str]) -> None:
         cfg = composed(overrides)  # the rules are for the points, which the launcher holds against them
         if not cfg.search.trials:
             check_axes(_overrides(words))
-        _make(cfg.outputs)
+        writable(Path(cfg.outputs), f"outputs={cfg.outputs}")
     else:
         from vmamba.launch.settings import cuda_there
 
@@ -153,17 +153,7 @@ def _check(words: list[str]) -> None:
         if run.search.trials:
             raise UserError(f"search.trials={run.search.trials}: it is a sweep; add -m and axes, or sweep=search")
         validate(cfg, cuda=cuda_there(run))
-        _make(run.outputs)
-
-
-def _make(outputs: str) -> None:
-    """Makes the folder of all runs; UserError where that is not allowed."""
-    try:
-        Path(outputs).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"outputs={outputs} cannot be made ({error.strerror}): give another folder") from None
-    if not os.access(outputs, os.W_OK):
-        raise UserError(f"outputs={outputs}: writing there is not allowed; give another folder")
+        writable(Path(run.outputs), f"outputs={run.outputs}")
 
 
 def _overrides(words: list[str]) -> list[str]:
@@ -204,7 +194,7 @@ def _again(flag: str, folder: Path, overrides: list[str]) -> None:
         return
     target = folder
     if flag == "--from":
-        _make(run.outputs)
+        writable(Path(run.outputs), f"outputs={run.outputs}")
         target = Path(unused(f"{run.outputs}/{run.name}-{datetime.now():%Y-%m-%d_%H-%M-%S}"))
     try:
         log_to(target)

@@ -104,6 +104,8 @@ def test_models_small_form(tmp_path, capsys):
         (["--forward_type", "v9"], "forward_type=v9: unknown. Choose from: v0, v01, v02, v03, v04, v05"),
         (["--scan", "fastest"], "backend=fastest: unknown. Choose from: auto, naive"),
         (["--batch", "0"], "argument --batch: 0: it must be a whole number from 1 on"),
+        (["--out", "/proc/none"], "--out /proc/none cannot be made (No such file or directory): give another folder"),
+        (["--mlflow", "file:/tmp"], "tracking uri 'file:/tmp': MLflow takes http(s)://host:port"),
     ],
 )
 @pytest.mark.parametrize("what", ["models", "profile"])

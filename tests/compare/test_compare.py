@@ -241,6 +241,10 @@ def test_of_a_loss_the_lowest_is_the_best_and_nothing_is_printed_beside_the_repo
         (["nowhere"], "nowhere: no such folder"),
         (["."], "neither a run folder nor a sweep folder"),
         (["{sweep}", "--baseline", "d_state=2"], "no row of this comparison"),
+        (
+            ["{sweep}", "--out", "/proc/none"],
+            "/proc/none cannot be made (No such file or directory): give a folder for",
+        ),
         (["--runs", "abc", "--uri", "file:/x"], "MLflow takes http(s)"),
         (["--filter", "tags.x = 'y'", "--uri", "http://127.0.0.1:9"], "no MLflow server answers"),
     ],

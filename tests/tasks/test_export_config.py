@@ -173,6 +173,7 @@ def test_a_start_from_a_classifier_is_converted(tmp_path, few):
         (["task=det", "data=coco"], "data.root is missing"),
         (["task=seg", "recipe.optimizer=lion"], "recipe.optimizer=lion: exported are adamw, adam, sgd"),
         (["task=seg", "--out", "seg.yaml"], "--out seg.yaml: an OpenMMLab config is a Python file; take seg.py"),
+        (["task=seg", "--out", "/proc/none/seg.py"], "--out /proc/none/seg.py: /proc/none cannot be made"),
         (["task=seg", "modle=tiny"], "modle"),
     ],
 )

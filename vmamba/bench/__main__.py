@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 
 from vmamba.config.errors import UserError
+from vmamba.config.paths import writable
 from vmamba.config.words import Parser, positive
 
 MODULES = {
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
     from vmamba.bench import plots, report
     from vmamba.bench.measure import card
+    from vmamba.tracking import store
 
     if given.device == "cuda" and not torch.cuda.is_available():
         print("vmamba bench: --device cuda: torch sees no CUDA device here; leave it out", file=sys.stderr)
@@ -47,6 +49,9 @@ def main(argv: list[str] | None = None) -> int:
         print("vmamba bench: without a GPU only the small form runs in a reasonable time: add --small", file=sys.stderr)
         return 2
     try:
+        writable(given.out, f"--out {given.out}", "give another folder by --out")  # before anything is measured
+        if given.mlflow:
+            given.mlflow = store.absolute(given.mlflow, Path.cwd())
         options = {name: getattr(given, name) for name in OPTIONS.get(given.what, ())}
         coming, conditions = import_module(MODULES[given.what]).run(device, given.small, **options)
         rows, stopped = report.collect(coming)
@@ -64,7 +69,11 @@ def main(argv: list[str] | None = None) -> int:
     written = [path, *([picture] if picture else [])]
     print(f"written to {', '.join(map(str, written))}")
     if given.mlflow:
-        report.to_mlflow(given.what, rows, conditions, written, given.mlflow)
+        try:
+            report.to_mlflow(given.what, rows, conditions, written, given.mlflow)
+        except store.NotDelivered as error:
+            print(f"vmamba bench: not in MLflow: {error}", file=sys.stderr)
+            return 2
         print(f"recorded in {given.mlflow}")
     return 130 if stopped else 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from vmamba.compare import groups, tables
 from vmamba.compare.points import Point
 from vmamba.config.errors import UserError
+from vmamba.config.paths import writable
 from vmamba.tracking.atomic import write_text
 
 SHOWN = 30  # rows on a terminal
@@ -60,7 +61,7 @@ def write(
     rows = tables.ranked(groups.group(points, keys, name, baseline), higher)
     from vmamba.compare.page import Page
 
-    folder.mkdir(parents=True, exist_ok=True)
+    writable(folder, str(folder), "give a folder for the report, --out FOLDER")
     markdown, csv, html = (folder / f"report.{kind}" for kind in ("md", "csv", "html"))
     write_text(markdown, tables.markdown(title, points, rows, keys, name) + _foot(points, about))
     tables.write_csv(csv, points, keys, name)

@@ -6,6 +6,8 @@ from functools import cache
 from itertools import count
 from pathlib import Path
 
+from vmamba.config.errors import UserError
+
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -38,6 +40,16 @@ def unused(path: str) -> str:
             made = path if number == 1 else f"{path}-{number}"
             os.makedirs(made)
             return made
+
+
+def writable(folder: Path, said: str, remedy: str = "give another folder") -> None:
+    """Makes a folder that is to be written to; UserError, of what the user ``said``, where that is not allowed."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{said} cannot be made ({error.strerror}): {remedy}") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{said}: writing there is not allowed; {remedy}")
 
 
 def choices(group: str) -> list[str]:
