@@ -21,6 +21,7 @@ MISTAKES = {
     "+model=tiny": ["write model=… without the +"],
     "nonsense": ["'nonsense' is not of the form key=value"],
     "data.root=~/x": ["data.root=~/x", "in quotes twice", """'data.root="~/x"'"""],
+    "data.root=(it's": [r"""'data.root="(it'"'"'s"'"""],
     "model=null": ["model=null", "choose one of", "tiny_v0"],
     "mode=eval": ["ckpt="],
     "init.ckpt=": ["init.ckpt= is empty", "leave it away"],

@@ -1,5 +1,6 @@
 """What Hydra and OmegaConf refuse, in one line of ours: the wrong word, the nearest right one, the choices."""
 
+import shlex
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -29,7 +30,9 @@ def explained() -> Iterator[None]:
 def unreadable(text: str) -> str:
     """For a word of the command line that is no override."""
     key, sign, value = text.partition("=")
-    quoted = f""": a value with signs like ~ ( = goes in quotes twice, '{key}="{value}"'""" if sign else ""
+    inner = value.replace('"', '\\"')
+    word = shlex.quote(f'{key}="{inner}"')
+    quoted = f": a value with signs like ~ ( = goes in quotes twice, {word}" if sign else ""
     return f"'{text}' is not of the form key=value{quoted}"
 
 
