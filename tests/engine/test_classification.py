@@ -116,6 +116,26 @@ def test_broken_validation_image_does_not_count(images, tmp_path):
     assert round(metrics["val/acc1"] * 13 / 100, 6) % 1 == 0 and metrics["val/acc5"] == pytest.approx(100)
 
 
+def test_of_16_bits_the_upper_eight_are_read(images, tmp_path):
+    root = shutil.copytree(images, tmp_path / "images")
+    grey = np.arange(480, dtype=np.uint16).reshape(20, 24) * 136
+    for path in list(root.rglob("*.JPEG")):
+        Image.fromarray(grey).save(path.with_suffix(".png"))
+        path.unlink()
+    image, _ = Classification(folder_config(root), CPU).val_set.read[0]
+    assert image.mode == "RGB" and (np.asarray(image) == (grey >> 8)[..., None]).all()
+
+
+def test_an_image_of_more_pixels_than_pil_opens_is_skipped(images, tmp_path, caplog, monkeypatch):
+    root = shutil.copytree(images, tmp_path / "images")
+    Image.new("RGB", (60, 24)).save(root / "val" / "ant" / "1.JPEG")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 480)  # it opens twice as many
+    opened = Classification(folder_config(root), CPU).val_set
+    assert [opened[index][1] for index in range(3)] == [0, -1, 0]
+    opened.check()
+    assert "broken image, skipped" in caplog.text and "1.JPEG" in caplog.text
+
+
 def test_many_broken_images_are_refused(images, tmp_path):
     with pytest.raises(UserError, match=r"images read were broken, e.g. .*JPEG: check that the data set"):
         train(folder_config(broken_copy(images, tmp_path, "train", 20)), tmp_path / "run")
@@ -161,6 +181,9 @@ def test_layouts_that_are_not(images, tmp_path):
     (flat / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match=r"train has no class folders \(1 images directly in it\): expected"):
         train(folder_config(tmp_path / "flat"), tmp_path / "run")
+    (flat / "ant").mkdir()
+    with pytest.raises(UserError, match=r"train has 1 images directly in it, beside its class folders: move them"):
+        train(folder_config(tmp_path / "flat"), tmp_path / "run")
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"has nothing in it but no train"):
         train(folder_config(tmp_path / "empty"), tmp_path / "run")
@@ -189,7 +212,9 @@ def test_a_tar_file_that_is_not_whole_is_one_line(images, tmp_path, size, reason
 
 def test_class_folders_without_images_are_one_line(tmp_path):
     (tmp_path / "train" / "ant").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"train: no images could be read from it \(Found 0 images") as caught:
+    (tmp_path / "train" / "ant" / "0.tif").touch()
+    said = r"train: no images could be read from it \(Found 0 images .*, whose names end in .png, .jpg, .jpeg\)"
+    with pytest.raises(UserError, match=said) as caught:
         train(folder_config(tmp_path), tmp_path / "run")
     assert "\n" not in str(caught.value)
 

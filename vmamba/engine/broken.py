@@ -6,12 +6,14 @@ import zlib
 from collections.abc import Callable
 
 import torch.multiprocessing as mp
+from PIL.Image import DecompressionBombError
 from torch.utils.data import Dataset
 
 from vmamba.config.errors import UserError
 
 log = logging.getLogger("vmamba")
-UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)  # what PIL's decoders raise
+# what PIL's decoders raise
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, DecompressionBombError)
 FEW = 5  # this many broken reads are always let pass
 SHARE = 0.01  # of all reads
 GIVE_UP = 50  # neighbours tried in a row

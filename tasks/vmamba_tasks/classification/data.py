@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from timm.data import IterableImageDataset, create_dataset
+from timm.data.readers.img_extensions import get_img_extensions
 from torch.utils.data import Dataset
 
 from vmamba.config.errors import UserError
@@ -104,10 +105,10 @@ class Images(Dataset):
     def __getitem__(self, index: int):
         if self.reader is None:
             image, label = self.dataset[index]
-            return image.convert(self.mode), int(label)
+            return _in(image, self.mode), int(label)
         stream, label, *_ = self.reader[index]
         with stream, Image.open(stream) as image:
-            return image.convert(self.mode), int(label)
+            return _in(image, self.mode), int(label)
 
     def name(self, index: int) -> str:
         """The image's file, as far as its reader knows it."""
@@ -125,6 +126,13 @@ class Images(Dataset):
         return digest.hexdigest()
 
 
+def _in(image: Image.Image, mode: str) -> Image.Image:
+    """``image`` with the channels of ``mode``. Of 16 bits the upper eight: PIL itself makes all above 255 white."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    return image.convert(mode)
+
+
 def _from_folder(place: Path) -> Dataset:
     """Class folders, or a tar file of them."""
     try:
@@ -132,6 +140,8 @@ def _from_folder(place: Path) -> Dataset:
     except (OSError, RuntimeError, ValueError, tarfile.TarError) as error:
         none = "to unpack" in str(error)  # what timm says of a tar file without images
         reason = "there are none" if none else first_line(error)
+        if "Found 0 images" in reason:
+            reason += f", whose names end in {', '.join(get_img_extensions())}"
         raise UserError(
             f"{place}: no images could be read from it ({reason}): check that it is whole; expected {layout.EXPECTED}"
         ) from None

@@ -66,9 +66,13 @@ def _some(names: list[str]) -> str:
 
 
 def _with_classes(folder: Path) -> Path:
+    images = sum(entry.suffix.lower() in get_img_extensions() and entry.is_file() for entry in folder.iterdir())
     if any(entry.is_dir() for entry in folder.iterdir()):
+        if images:  # timm would make a class without a name of them
+            raise UserError(
+                f"{folder} has {images} images directly in it, beside its class folders: move them into one, or away"
+            )
         return folder
-    images = sum(entry.suffix.lower() in get_img_extensions() for entry in folder.iterdir())
     found = f"{images} images" if images else "nothing"
     raise UserError(f"{folder} has no class folders ({found} directly in it): expected {EXPECTED}")
 

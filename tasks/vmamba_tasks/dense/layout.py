@@ -55,7 +55,7 @@ def sides(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as opened:
             return opened.size
-    except OSError:
+    except (OSError, Image.DecompressionBombError):  # the second: of more pixels than PIL opens; OpenCV may
         return None
 
 
