@@ -81,6 +81,7 @@ def test_grid_list_and_command_line_make_the_points(params, lines, words, expect
     ("words", "part"),
     [
         (["ablation=norm,init"], "takes one file"),
+        (["ablation=norm", "ablation=init"], "ablation=norm ablation=init: takes one file"),
         (["ablation=nrm"], "Did you mean 'norm'?"),
         (["sweep=seed"], "Did you mean 'seeds'?"),
         (["norm=glob(x*)"], r"fits no file; choose from: bn, ln, ln2d"),

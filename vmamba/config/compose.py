@@ -119,9 +119,11 @@ def load(path: Path, overrides: Iterable[str] = ()) -> DictConfig:
 
 def first_point(words: Iterable[str]) -> list[str]:
     """Command-line overrides with every axis cut down to its first value, and Hydra's own left out."""
-    plain = []
+    plain, files = [], {}
     for override in _parsed(words):
         check_axis(override, search=True)
+        if (group := override.key_or_group) in FILES and files.setdefault(group, override) is not override:
+            raise UserError(f"{files[group].input_line} {override.input_line}: takes one file; start each by itself")
         if override.is_sweep_override():
             first = (
                 next(iter(override.sweep_string_iterator())) if override.is_discrete_sweep() else override.value().start
