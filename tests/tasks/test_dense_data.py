@@ -118,6 +118,16 @@ def test_segmentation_data_that_are_not_right_get_one_line(what, ade, tmp_path):
     refused([*SEG, f"data.root={root}"], parts)
 
 
+@pytest.mark.parametrize(("zero", "said"), [("false", "and 255 is no class"), ("true", "and 0 or 255 is no class")])
+def test_maps_with_255_for_the_foreground_are_warned_of(zero, said, ade, tmp_path, caplog):
+    root = shutil.copytree(ade, tmp_path / "ade")
+    for path in root.glob("annotations/*/*.png"):
+        Image.fromarray(np.where(np.asarray(Image.open(path)), 255, 0).astype(np.uint8)).save(path)
+    two = ["data.classes=[ground,thing]", "data.num_classes=2", f"data.reduce_zero_label={zero}"]
+    task_of([*SEG, f"data.root={root}", *two])
+    assert caplog.text.count("all pixels of the maps looked at are 0 or 255") == 2 and said in caplog.text
+
+
 def test_more_classes_in_the_maps_than_in_the_model(ade):
     told = [*SEG, f"data.root={ade}"]
     few = f"data.classes={[f'c{n}' for n in range(149)]}"

@@ -30,8 +30,8 @@ def maps(cfg) -> None:
             )
         maps_of = {str(Path(name).with_suffix(".png")): name for name in sorted(found)}
         layout.whole(set(maps_of), layout.names(folder), folder, "class maps", cfg.data)
-        for name in layout.some(sorted(maps_of)):
-            _check_map(cfg, folder / name, images / maps_of[name])
+        seen = [_check_map(cfg, folder / name, images / maps_of[name]) for name in layout.some(sorted(maps_of))]
+        _check_seen(cfg, set().union(*seen), folder)
 
 
 def _check_names(cfg) -> None:
@@ -59,8 +59,21 @@ def _check_names(cfg) -> None:
         )
 
 
-def _check_map(cfg, path: Path, image: Path) -> None:
-    """A class that the model does not have would stop the training; another image's map would be learned."""
+def _check_seen(cfg, seen: set[int], folder: Path) -> None:
+    """Warns of maps that tell nothing apart: 255 is often written for the foreground, and stands for no class."""
+    none = {0, IGNORED} if cfg.data.reduce_zero_label else {IGNORED}
+    known = seen - none
+    if not known or (len(known) == 1 and IGNORED in seen):
+        log.warning(
+            "%s: all pixels of the maps looked at are %s, and %s is no class: write 0, 1, 2, … for classes",
+            folder, " or ".join(map(str, sorted(seen))), " or ".join(map(str, sorted(none))),
+        )  # fmt: skip
+
+
+def _check_map(cfg, path: Path, image: Path) -> set[int]:
+    """The values of a map. A class that the model does not have would stop the training; another image's map would be
+    learned.
+    """
     most = num_classes(cfg) - 1 + cfg.data.reduce_zero_label
     try:
         values = np.asarray(Image.open(path))
@@ -74,10 +87,12 @@ def _check_map(cfg, path: Path, image: Path) -> None:
             f"{path} is {values.shape[1]} x {values.shape[0]}, its image {image} {sides[0]} x {sides[1]}: a class map "
             "has its image's size; put the two there that belong together"
         )
-    largest = int(np.where(values == IGNORED, 0, values).max())
+    seen = set(map(int, np.unique(values)))
+    largest = max(seen - {IGNORED}, default=0)
     if largest > most:
         key = "data.map_classes" if cfg.data.map_classes else "data.num_classes"
         raise UserError(
             f"{path} has class {largest}, while {key}={num_classes(cfg)} allows {most} at most: set {key} (and "
             "data.classes) to the maps' classes, or data.reduce_zero_label=true if 0 stands for none"
         )
+    return seen
