@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from vmamba.config.errors import UserError
-from vmamba.config.words import Parser
+from vmamba.config.words import Parser, port
 from vmamba.tracking import feeder, follower
 from vmamba.tracking import ui as server
 from vmamba.tracking.atomic import read_json
@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     two = commands.add_parser("ui", help="MLflow's pages on the store of an outputs folder, on 127.0.0.1")
     two.add_argument("outputs", nargs="?", type=Path, default=Path("outputs"), help="default: %(default)s")
     two.add_argument("--uri", help="another store than the folder's mlflow.db")
-    two.add_argument("--port", type=int, default=5000, help="default: %(default)s")
+    two.add_argument("--port", type=port, default=5000, help="default: %(default)s")
     two.set_defaults(run=lambda given: ui(given.outputs, given.uri, given.port))
     three = commands.add_parser("follow", help="the process a run starts to feed MLflow")
     three.add_argument("folder", type=Path)

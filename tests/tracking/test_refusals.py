@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from vmamba import track
+from vmamba.compare import __main__ as compare
 from vmamba.config.compose import compose
 from vmamba.config.errors import UserError
 
@@ -106,3 +107,12 @@ def test_server_of_another_mlflow_is_one_line_with_its_version(outputs, make_run
         server.server_close()
     message = capsys.readouterr().err
     assert said in message and "404" in message and message.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [track.main, compare.main], ids=["track", "compare"])
+@pytest.mark.parametrize("port", ["99999", "0", "-1", "http"])
+def test_a_port_that_is_none_is_one_line(command, port, tmp_path, capsys):
+    with pytest.raises(SystemExit) as left:
+        command([*(["ui"] if command is track.main else []), str(tmp_path), f"--port={port}"])
+    assert left.value.code == 2
+    assert f"{port}: a port is a whole number from 1 to 65535" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vmamba.compare import make, store_runs
 from vmamba.config.errors import UserError
-from vmamba.config.words import Parser
+from vmamba.config.words import Parser, port
 from vmamba.tracking import store, ui
 
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--metric", help="what to compare by (default: what the task chooses its best checkpoint by)")
     parser.add_argument("--baseline", metavar="KEY=VALUE,…", help="the row to measure from (default: the first)")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="where the report goes")
-    parser.add_argument("--port", type=int, default=make.PORT, help="of a local mlflow ui (default: %(default)s)")
+    parser.add_argument("--port", type=port, default=make.PORT, help="of a local mlflow ui (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="open the report, and MLflow's pages (starts mlflow ui)")
     return parser
 

@@ -11,6 +11,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def port(text: str) -> int:
+    """An option's number of a port on this machine."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        raise argparse.ArgumentTypeError(f"{text}: a port is a whole number from 1 to 65535")
+    return int(text)
+
+
 class Parser(argparse.ArgumentParser):
     """For ``prog="python -m vmamba.NAME"``: says what is wrong in one line, without the usage (exit code 2)."""
 
