@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from vmamba.config.errors import UserError
-from vmamba.config.words import Parser
+from vmamba.config.words import Parser, duration
 from vmamba.launch import pool, queue, table, turns
 from vmamba.launch import report as reports
 from vmamba.launch.folder import SweepFolder
@@ -175,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command("status", "how the points stand", lambda given: status(given.folder))
     stay = command("wait", "stay until all points have ended", lambda given: wait(given.folder, given.seconds))
-    stay.add_argument("--seconds", type=float, default=5.0, help="between two looks; default: %(default)s")
+    stay.add_argument("--seconds", type=duration, default=5.0, help="between two looks; default: %(default)s")
     more = command("resume", "submit again what failed or never ran", lambda given: resume(given.folder, given.words))
     more.add_argument(
         "words",

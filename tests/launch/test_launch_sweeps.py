@@ -134,7 +134,13 @@ def test_a_single_run_goes_elsewhere_too(tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "part"),
-    [(["status", "{tmp}/none"], "no such folder"), (["resume", "{tmp}"], "not a sweep folder"), (["stop"], "--help")],
+    [
+        (["status", "{tmp}/none"], "no such folder"),
+        (["resume", "{tmp}"], "not a sweep folder"),
+        (["stop"], "--help"),
+        (["wait", "{tmp}", "--seconds=-1"], "-1: it must be a number of seconds above 0"),
+        (["wait", "{tmp}", "--seconds=nan"], "nan: it must be a number of seconds above 0"),
+    ],
 )
 def test_a_mistake_is_one_line(words, part, tmp_path, capsys):
     try:

@@ -18,6 +18,16 @@ def port(text: str) -> int:
     return int(text)
 
 
+def duration(text: str) -> float:
+    """An option's seconds, above 0 and of at most a day."""
+    try:
+        if 0 < (value := float(text)) <= 86400:
+            return value
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text}: it must be a number of seconds above 0, at most 86400")
+
+
 class Parser(argparse.ArgumentParser):
     """For ``prog="python -m vmamba.NAME"``: says what is wrong in one line, without the usage (exit code 2)."""
 
