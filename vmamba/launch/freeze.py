@@ -4,12 +4,12 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from vmamba.config import rules
 from vmamba.config.compose import checked, groups, typed, update
 from vmamba.config.errors import UserError
+from vmamba.config.points import parser
 from vmamba.config.schema import Run
 
 
@@ -75,7 +75,7 @@ class Files:
 
     def _is_value(self, word: str) -> bool:
         """Whether a word sets a key that is there, and does nothing else."""
-        override = OverridesParser.create().parse_override(word)
+        override = parser().parse_override(word)
         key = override.key_or_group
         plain = not (override.is_add() or override.is_delete() or override.is_force_add() or override.package)
         return plain and key not in self._groups and "/" not in key and not key.startswith("hydra.")

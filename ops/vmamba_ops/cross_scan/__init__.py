@@ -4,6 +4,7 @@ from types import ModuleType
 
 from torch import Tensor
 
+from ..checks import tensors
 from ..choose import choose
 from . import naive, views
 from .lines import line_scan
@@ -13,8 +14,7 @@ __all__ = ["ROUTES", "cross_merge", "cross_scan", "index_map", "line_scan"]
 
 
 def _checked(op: str, name: str, tensor: Tensor, takes: str, dims: int, route_axis: int | None) -> None:
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"{op}: {name} is {type(tensor).__name__}; it takes a tensor")
+    tensors(op, {name: tensor})
     if tensor.dim() != dims or (route_axis is not None and tensor.shape[route_axis] != 4):
         raise ValueError(f"{op}: {name} is {tuple(tensor.shape)}; it takes {takes}")
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from ..checks import tensors
 from ..choose import choose
 
 
@@ -12,11 +13,9 @@ def _refuse(name: str, got: object, takes: str) -> ValueError:
 
 def _check(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, delta_bias: Tensor | None):
     named = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "D": D, "delta_bias": delta_bias}
-    for name, tensor in named.items():
-        if tensor is None and name in ("D", "delta_bias"):
-            continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"selective_scan: {name} is {type(tensor).__name__}; it takes a tensor")
+    given = {name: value for name, value in named.items() if value is not None or name not in ("D", "delta_bias")}
+    tensors("selective_scan", given)
+    for name, tensor in given.items():
         if not tensor.is_floating_point():
             raise TypeError(f"selective_scan: {name} is {tensor.dtype}; it takes float32, bfloat16, float16 or float64")
         if tensor.device != u.device:
